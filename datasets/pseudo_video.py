@@ -1,0 +1,79 @@
+"""Build pseudo-video: short clips in which static images and objects cut from them move.
+
+python datasets/pseudo_video.py --data shards/photographs --out shards/pseudo --clips-per-image 20
+python datasets/pseudo_video.py --images photos --masks masks --out shards/pseudo
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from vosforge import cluster, console
+from vosforge.data.factory import build
+from vosforge.data.pseudo_video import PseudoVideoRecipe
+from vosforge.data.stills import Still, open_stills, pseudo_video_table
+
+
+def main(
+    out: str,
+    data: str | None = None,
+    images: Path | None = None,
+    masks: Path | None = None,
+    clips_per_image: int = 1,
+    frames: int = 3,
+    size: int = 384,
+    seed: int = 0,
+    drift: float = 0.06,
+    paste: int = 2,
+    paste_drift: float = 0.08,
+    clips_per_file: int = 64,
+    workers: int = 2,
+    verbose: bool = False,
+) -> None:
+    """Build pseudo-video from images with object masks.
+
+    Args:
+        out: Where the shards go: a folder or s3:// URI.
+        data: Shards of images; or give --images and --masks.
+        images: Folder of images.
+        masks: Folder of mask PNGs with the same names.
+        clips_per_image: Clips made from each image.
+        frames: Frames of a clip.
+        size: Height and width of a clip in pixels.
+        seed: The same seed gives the same bytes, with any number of workers.
+        drift: Largest motion of the picture from frame to frame, as a share of its size.
+        paste: Most objects cut from other images and pasted in.
+        paste_drift: Largest motion of those.
+        clips_per_file: Clips in one Parquet file.
+        workers: Parallel processes.
+        verbose: Show tracebacks and library messages.
+    """
+    console.verbosity(verbose)
+    stills = open_stills(data, images, masks)
+    recipe = PseudoVideoRecipe(
+        frames=frames, size=(size, size), drift=drift, paste=paste, paste_drift=paste_drift, rotation=15, shear=5
+    )
+    items = [Still(image, copy, seed) for image in range(len(stills)) for copy in range(clips_per_image)]
+    print(f"{len(stills)} images, {len(items)} clips of {frames} frames at {size} px")
+    cluster.connect(verbose)
+    parameters = {**asdict(recipe), "seed": seed, "clips_per_image": clips_per_image, "source": stills.digest}
+    with console.Progress(-(-len(items) // clips_per_file), "pseudo-video", "files") as progress:
+        manifest = build(
+            out,
+            "pseudo_video",
+            parameters,
+            items,
+            partial(pseudo_video_table, stills, recipe),
+            clips_per_file,
+            workers,
+            progress.update,
+        )
+    print(f"{out}: {manifest['totals']}, {len(manifest['rejected'])} rejected")
+
+
+if __name__ == "__main__":
+    console.run(lambda: tyro.cli(main))

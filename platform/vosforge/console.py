@@ -1,0 +1,87 @@
+"""What a person sees of a program: progress, one-line errors, logging."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+
+from tqdm import tqdm
+
+from vosforge.errors import UserError
+
+_SECONDS_BETWEEN_LINES = 10.0
+_verbose = False
+
+
+def verbosity(verbose: bool) -> None:
+    """Whether errors show their traceback and libraries their information messages."""
+    global _verbose
+    _verbose = verbose
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("vosforge").setLevel(logging.INFO)
+
+
+def run(program: Callable[[], object]) -> None:
+    """Run a program's main function and end the process with its status.
+
+    0 on success; 2 with one line on stderr for a `UserError`; 130 after Ctrl-C, saying that work can be resumed.
+    """
+    try:
+        program()
+    except UserError as error:
+        if _verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last finished piece of work", file=sys.stderr)
+        sys.exit(130)
+
+
+class Progress:
+    """A progress line with rate and time left: a bar on a terminal, a line now and then in a log.
+
+    Args:
+        total: units of work.
+        label: what is done.
+        unit: one unit's name.
+    """
+
+    def __init__(self, total: int, label: str, unit: str = "it"):
+        self.total, self.label, self.unit = total, label, unit
+        self._done, self._started, self._shown = 0, time.monotonic(), 0.0
+        self._bar = tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that `done` units in all are finished."""
+        advanced, self._done = done - self._done, done
+        if self._bar is not None:
+            self._bar.update(advanced)
+            self._bar.set_postfix_str(note, refresh=False)
+            return
+        now = time.monotonic()
+        if now - self._shown >= _SECONDS_BETWEEN_LINES or done >= self.total:
+            self._shown = now
+            elapsed = now - self._started
+            rate = done / elapsed if elapsed > 0 else 0.0
+            left = f"{(self.total - done) / rate:.0f} s left" if rate > 0 else "starting"
+            print(f"{self.label}: {done}/{self.total} {self.unit}, {rate:.1f}/s, {left} {note}".rstrip(), flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

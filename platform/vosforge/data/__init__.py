@@ -1,0 +1,1 @@
+"""Data: layouts on disk, image files, shards, pseudo-video, rendering, clip sampling."""

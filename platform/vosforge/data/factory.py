@@ -1,0 +1,129 @@
+"""The data factory: builds a directory of shards in parallel on Ray Data.
+
+A row of the Ray dataset is the *plan* of a shard; the task that receives it makes the videos, writes the file aside,
+moves it into place and returns its name. So files are complete or absent, nothing large passes through Ray, and a
+build that died goes on with the files that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import pyarrow as pa
+
+from vosforge.data.shards import finish, write_shard
+from vosforge.data.streams import run_tasks
+from vosforge.errors import UserError
+from vosforge.storage import check_space, check_writable, delete, exists, join, list_names, read_bytes, upload_file
+
+Item = TypeVar("Item")
+_SMALLEST_DISK = 200_000_000
+
+
+def build(
+    uri: str,
+    kind: str,
+    recipe: dict[str, Any],
+    items: list[Item],
+    make: Callable[[Item], pa.Table],
+    per_file: int,
+    workers: int,
+    on_progress: Callable[[int], None] = lambda done: None,
+    max_rejects: float = 0.1,
+) -> dict[str, Any]:
+    """Build shards of `items`, or finish a build that stopped.
+
+    Args:
+        uri: directory of the shards, local or `s3://`.
+        kind: "images", "pseudo_video", "bl30k" or "videos".
+        recipe: every parameter that the bytes depend on, JSON-serialisable.
+        items: one a video, in the order of the shards; each serialisable and self-contained.
+        make: one item's rows; a `UserError` rejects the item, with its reason in the manifest.
+        per_file: videos a file.
+        workers: parallel processes, one CPU each.
+        on_progress: hears how many files are finished.
+        max_rejects: largest share of rejected items.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: when there is nothing to build, the directory holds other shards or cannot be written, or too
+            many items are rejected.
+    """
+    if not items:
+        raise UserError(f"{uri}: nothing to build, the source holds no video")
+    recipe = json.loads(json.dumps(recipe))
+    finished = _finished(uri, recipe)
+    if finished is not None:
+        return finished
+    check_writable(uri)
+    check_space(uri, _SMALLEST_DISK)
+    digest = hashlib.sha256(json.dumps([kind, recipe, len(items), per_file], sort_keys=True).encode()).hexdigest()[:8]
+    groups = [items[i : i + per_file] for i in range(0, len(items), per_file)]
+    names = [f"part-{digest}-{i:05d}.parquet" for i in range(len(groups))]
+    there = set(list_names(uri))
+    foreign = sorted(name for name in there if name.startswith("part-") and name not in names)
+    if foreign:
+        raise UserError(
+            f"{uri}: holds files of another unfinished build ({foreign[0]}); delete them or choose another --out"
+        )
+    todo = [(name, group) for name, group in zip(names, groups, strict=True) if name not in there]
+    done = len(names) - len(todo)
+    on_progress(done)
+    for _ in run_tasks(len(todo), partial(_write, uri, todo, make), workers) if todo else ():
+        done += 1
+        on_progress(done)
+    manifest = finish(uri, kind, recipe, names)
+    rejected = manifest["rejected"]
+    if len(rejected) > max_rejects * len(items):
+        delete(join(uri, "manifest.json"))
+        first = rejected[0]
+        raise UserError(
+            f"{uri}: {len(rejected)} of {len(items)} videos rejected, more than the allowed {max_rejects:.0%}; "
+            f"the first: {first['video']}: {first['reason']}"
+        )
+    return manifest
+
+
+def _finished(uri: str, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a directory that is built already; None when it is not.
+
+    Raises:
+        UserError: when it was built with another recipe.
+    """
+    path = join(uri, "manifest.json")
+    if not exists(path):
+        return None
+    manifest = json.loads(read_bytes(path))
+    differing = sorted(key for key in recipe | manifest["recipe"] if recipe.get(key) != manifest["recipe"].get(key))
+    if differing:
+        raise UserError(f"{uri}: built already with another {', '.join(differing)}; choose another --out or delete it")
+    return manifest
+
+
+def _write(uri: str, todo: list[tuple[str, list[Any]]], make: Callable[[Any], pa.Table], number: int) -> dict[str, Any]:
+    """Make and write one file of the plan."""
+    cv2.setNumThreads(1)
+    name, items = todo[number]
+    rejected: list[dict[str, str]] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for item in items:
+            try:
+                yield make(item)
+            except UserError as error:
+                rejected.append({"video": str(getattr(item, "video_id", item)), "reason": str(error)})
+
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / name
+        write_shard(tables(), rejected, local)
+        upload_file(local, join(uri, name))
+    return {"name": name}

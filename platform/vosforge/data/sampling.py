@@ -1,0 +1,153 @@
+"""Clip sampling: which clip training sees at which place, as a pure function.
+
+Clip i of a stage depends on (seed, stage, i, digests of the shard sets, resolved settings) and on nothing else: not
+on a worker, an order or a clock. So any number of workers sees the same data, and a resumed run goes on exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from vosforge.clip import Clip
+from vosforge.data.geometry import affine, keep_objects, warp
+from vosforge.data.pseudo_video import PseudoVideoRecipe, pseudo_video
+from vosforge.data.shards import ShardSet, Video
+from vosforge.errors import UserError
+
+_TRIALS = 6
+
+
+@dataclass(frozen=True)
+class SamplingRecipe:
+    """How clips are cut out of videos.
+
+    Attributes:
+        frames: T of a training clip.
+        crop: (height, width) of it in pixels.
+        max_skip: largest distance between two neighbouring frames.
+        objects: most objects of a clip.
+        scale: range of the share of the frame's shorter side that the crop covers.
+        rotation: per-frame jitter in degrees, uniform in +-value; shear likewise.
+        colour: per-clip jitter of brightness and contrast, uniform in 1 +- value.
+        still: how a video of one frame is set in motion; its frames, size and objects follow the clip's.
+    """
+
+    frames: int = 3
+    crop: tuple[int, int] = (384, 384)
+    max_skip: int = 5
+    objects: int = 3
+    scale: tuple[float, float] = (0.6, 1.0)
+    rotation: float = 10.0
+    shear: float = 5.0
+    colour: float = 0.1
+    still: PseudoVideoRecipe = field(default_factory=PseudoVideoRecipe)
+
+
+class ClipSampler:
+    """Draws training clips from shard sets.
+
+    Args:
+        sets: the stage's shard sets.
+        repeats: weight of each set's videos; 1 when left out.
+        recipe: how clips are cut.
+        seed: of the run.
+        stage: its name, so that stages draw different clips.
+
+    Raises:
+        UserError: when no video has an object to learn from.
+    """
+
+    def __init__(
+        self,
+        sets: list[ShardSet],
+        recipe: SamplingRecipe,
+        seed: int,
+        stage: str,
+        repeats: list[float] | None = None,
+    ):
+        self.sets = sets
+        self.recipe = recipe
+        self.videos = [(s, video) for s, shards in enumerate(sets) for video in shards.videos if len(video.objects)]
+        if not self.videos:
+            raise UserError(f"stage {stage}: no video with an object in {', '.join(s.uri for s in sets) or 'no data'}")
+        weights = np.array([(repeats or [1.0] * len(sets))[s] for s, _ in self.videos])
+        self._cumulative = np.cumsum(weights) / weights.sum()
+        identity = [seed, stage, [s.digest for s in sets], repeats, asdict(recipe)]
+        self.key = int.from_bytes(hashlib.sha256(json.dumps(identity).encode()).digest()[:8], "little")
+
+    def clip(self, i: int) -> Clip:
+        """Training clip i: `recipe.frames` frames of `recipe.crop`, objects 1..K in its first frame, K >= 1."""
+        rng = np.random.default_rng([self.key, i])
+        for trial in range(_TRIALS):
+            clip = self._draw(f"{i}", rng)
+            if clip.masks[0].any() or trial == _TRIALS - 1:
+                return clip
+        raise AssertionError("unreachable")
+
+    def _draw(self, name: str, rng: np.random.Generator) -> Clip:
+        shards, video = self._video(rng)
+        if video.frames > 1:
+            return self._crop(name, shards.read(video, self._frames(video, rng)), rng)
+        recipe = self.recipe
+        still = replace(recipe.still, frames=recipe.frames, size=recipe.crop, objects=recipe.objects)
+        others = [s.read(v) for s, v in (self._still(rng) for _ in range(still.paste))]
+        return pseudo_video(name, shards.read(video), others, still, rng)
+
+    def _video(self, rng: np.random.Generator) -> tuple[ShardSet, Video]:
+        s, video = self.videos[int(np.searchsorted(self._cumulative, rng.random(), side="right"))]
+        return self.sets[s], video
+
+    def _still(self, rng: np.random.Generator) -> tuple[ShardSet, Video]:
+        """A video of one frame, to cut an object from; images are few kinds of sets, so a draw soon finds one."""
+        while True:
+            shards, video = self._video(rng)
+            if video.frames == 1:
+                return shards, video
+
+    def _frames(self, video: Video, rng: np.random.Generator) -> list[int]:
+        """Increasing or, half the time, decreasing annotated frames at most `max_skip` apart."""
+        usable = np.flatnonzero(video.annotated)
+        needed = self.recipe.frames
+        largest = max(1, min(self.recipe.max_skip, (len(usable) - 1) // max(needed - 1, 1)))
+        steps = rng.integers(1, largest + 1, needed - 1)
+        positions = np.concatenate([[0], np.cumsum(steps)])
+        start = rng.integers(0, max(1, len(usable) - positions[-1]))
+        chosen = usable[np.minimum(start + positions, len(usable) - 1)]
+        return [int(t) for t in (chosen[::-1] if rng.random() < 0.5 else chosen)]
+
+    def _crop(self, name: str, clip: Clip, rng: np.random.Generator) -> Clip:
+        """Crop, mirror, jitter and recolour: one map and one interpolation a frame."""
+        recipe, (height, width), (rows, columns) = self.recipe, clip.size, self.recipe.crop
+        window = rng.uniform(*recipe.scale) * min(height / rows, width / columns)
+        x, y = self._centre(clip, (columns * window, rows * window), rng)
+        mirror = np.diag([-1.0 if rng.random() < 0.5 else 1.0, 1.0, 1.0])
+        gain, offset = 1 + recipe.colour * rng.uniform(-1, 1), 255 * recipe.colour * rng.uniform(-0.5, 0.5)
+        frames = np.empty((len(clip), rows, columns, 3), np.uint8)
+        masks = np.empty((len(clip), rows, columns), np.uint8)
+        for t in range(len(clip)):
+            rotation, shear = rng.uniform(-1, 1, 2) * (recipe.rotation, recipe.shear)
+            about_centre = mirror @ affine(shift=(-x, -y))
+            matrix = affine(1 / window, rotation, shear, shift=(columns / 2, rows / 2)) @ about_centre
+            warped, masks[t] = warp(clip.frames[t], clip.masks[t], matrix, recipe.crop, cv2.BORDER_REFLECT_101)
+            frames[t] = np.clip(warped * gain + offset, 0, 255)
+        return Clip(name, frames, keep_objects(masks, recipe.objects, rng))
+
+    def _centre(self, clip: Clip, window: tuple[float, float], rng: np.random.Generator) -> tuple[float, float]:
+        """A crop's centre (x, y): near a random pixel of an object, so that crops show what is to be learnt."""
+        height, width = clip.size
+        ys, xs = np.nonzero(clip.masks[0])
+        if len(ys):
+            pick = int(rng.integers(len(ys)))
+            x = xs[pick] + rng.uniform(-0.3, 0.3) * window[0]
+            y = ys[pick] + rng.uniform(-0.3, 0.3) * window[1]
+        else:
+            x, y = rng.uniform(0, width), rng.uniform(0, height)
+        return (
+            float(np.clip(x, min(window[0] / 2, width / 2), max(width - window[0] / 2, width / 2))),
+            float(np.clip(y, min(window[1] / 2, height / 2), max(height - window[1] / 2, height / 2))),
+        )

@@ -1,0 +1,108 @@
+"""Networks by name: build one from its parts, keep one in a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+import vosforge
+from vosforge.errors import UserError
+from vosforge.networks import stm
+from vosforge.networks.base import MemoryNetwork
+from vosforge.storage import write_aside
+
+NETWORKS = {"stm": (stm.STM, stm.SIZES)}
+SIZES = ("nano", "small", "paper")
+
+
+def build(name: str, size: str = "paper", **parts: Any) -> MemoryNetwork:
+    """A network with fresh weights.
+
+    Args:
+        name: the network, a key of `NETWORKS`.
+        size: "nano" (under 2 M parameters, for CPUs), "small" or "paper".
+        parts: any field of the network's parts, instead of the size's preset.
+
+    Raises:
+        UserError: for an unknown name, size or part, listing the valid ones.
+    """
+    if name not in NETWORKS:
+        raise UserError(f"unknown network {name!r}; valid: {', '.join(NETWORKS)}")
+    cls, sizes = NETWORKS[name]
+    if size not in sizes:
+        raise UserError(f"unknown size {size!r} of network {name}; valid: {', '.join(sizes)}")
+    valid = [f.name for f in fields(sizes[size])]
+    unknown = [part for part in parts if part not in valid]
+    if unknown:
+        raise UserError(f"unknown part {unknown[0]!r} of network {name}; valid: {', '.join(valid)}")
+    if "strides" in parts:
+        parts["strides"] = tuple(parts["strides"])
+    resolved = replace(sizes[size], **parts)
+    network = cls(resolved)
+    network.description = {"name": name, "size": size, "parts": asdict(resolved)}
+    return network
+
+
+def save(network: MemoryNetwork, path: str | Path) -> None:
+    """Write weights and configuration into one safetensors file, from which `load` rebuilds the network."""
+    weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    metadata = {"vosforge": vosforge.__version__, "network": json.dumps(network.description)}
+    with write_aside(path) as aside:
+        safetensors.torch.save_file(weights, aside, metadata=metadata)
+
+
+def load(path: str | Path, **parts: Any) -> MemoryNetwork:
+    """The network that `save` wrote, in evaluation mode.
+
+    Args:
+        path: a local safetensors file.
+        parts: parts to choose anew, e.g. `reader="topk"`; those with weights must fit the file.
+
+    Raises:
+        UserError: when the file is missing, is no vosforge network, or its weights do not fit the parts.
+    """
+    description = describe(path)
+    network = build(description["name"], description["size"], **{**description["parts"], **parts, "pretrained": False})
+    load_weights(network, path)
+    return network.eval()
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """`{"name", "size", "parts"}` of a saved network, without loading its weights.
+
+    Raises:
+        UserError: when the file is missing or is no vosforge network.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such network file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: expected a safetensors file, found something else ({error})") from error
+    if "network" not in metadata:
+        raise UserError(f"{path}: a safetensors file, but without vosforge's network description")
+    return json.loads(metadata["network"])
+
+
+def load_weights(network: MemoryNetwork, path: str | Path) -> None:
+    """Put a file's weights into a network of the same shape.
+
+    Raises:
+        UserError: naming the first missing, unexpected and misshapen weights.
+    """
+    state = safetensors.torch.load_file(path)
+    own = network.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
+    if missing or unexpected or shapes:
+        raise UserError(
+            f"{path}: weights do not fit this network: {len(missing)} missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}, {len(shapes)} of another shape {shapes[:3]}"
+        )
+    network.load_state_dict(state)

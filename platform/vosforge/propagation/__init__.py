@@ -1,0 +1,20 @@
+"""Propagation: the memory bank, video propagation, ensembles, models."""
+
+from vosforge.propagation.baselines import CopyFirstMask, OpticalFlow
+from vosforge.propagation.memory import MemoryBank
+from vosforge.propagation.model import Model, save_model
+from vosforge.propagation.propagator import Propagator
+from vosforge.propagation.segmenter import Ensemble, Segmenter, given_masks, segment_clip
+
+__all__ = [
+    "CopyFirstMask",
+    "Ensemble",
+    "MemoryBank",
+    "Model",
+    "OpticalFlow",
+    "Propagator",
+    "Segmenter",
+    "given_masks",
+    "save_model",
+    "segment_clip",
+]

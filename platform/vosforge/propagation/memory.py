@@ -1,0 +1,77 @@
+"""The memory bank: which frames are remembered, and which one goes when the budget is full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vosforge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One remembered frame.
+
+    Attributes:
+        index: the frame's position in the video.
+        permanent: never evicted (the frame where the objects were given).
+        key: `(K, CK, h, w)`; `value`: `(K, CV, h, w)`.
+    """
+
+    index: int
+    permanent: bool
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+class MemoryBank:
+    """The remembered frames of objects that entered the video together.
+
+    The first and the latest frame are always held, and every N-th between them (STM unified, 3.1). When that
+    would exceed the budget, the oldest frame that is neither given nor the latest goes.
+
+    Args:
+        every: N.
+        budget: most frames held, at least 2; None keeps all, as the papers do.
+
+    Raises:
+        UserError: for N below 1 or a budget below 2.
+    """
+
+    def __init__(self, every: int, budget: int | None = None):
+        if every < 1:
+            raise UserError(f"memory_every must be at least 1, found {every}")
+        if budget is not None and budget < 2:
+            raise UserError(f"budget must be at least 2 frames (first and previous) or None, found {budget}")
+        self.every = every
+        self.budget = budget
+        self.held: list[Remembered] = []
+        self.evicted: list[int] = []
+
+    def add(self, index: int, key: torch.Tensor, value: torch.Tensor, permanent: bool) -> None:
+        """Remember a frame; the one before it stays only if it is permanent or its turn among every N."""
+        if self.held and not self.held[-1].permanent and self.held[-1].index % self.every:
+            self.held.pop()
+        self.held.append(Remembered(index, permanent, key, value))
+        while self.budget is not None and len(self.held) > self.budget:
+            oldest = next((i for i, frame in enumerate(self.held[:-1]) if not frame.permanent), None)
+            if oldest is None:
+                return
+            self.evicted.append(self.held.pop(oldest).index)
+
+    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All that is held: key `(1, K, CK, T, h, w)` and value `(1, K, CV, T, h, w)`."""
+        keys = torch.stack([frame.key for frame in self.held], dim=2)
+        values = torch.stack([frame.value for frame in self.held], dim=2)
+        return keys[None], values[None]
+
+    @property
+    def frames(self) -> list[int]:
+        """Positions of the frames held, ascending."""
+        return [frame.index for frame in self.held]
+
+    @property
+    def bytes(self) -> int:
+        """Memory taken by keys and values."""
+        return sum(tensor.nbytes for frame in self.held for tensor in (frame.key, frame.value))

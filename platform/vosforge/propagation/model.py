@@ -1,0 +1,86 @@
+"""A model: one network or an ensemble, as a file or folder that a program can be pointed at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from vosforge import networks
+from vosforge.errors import UserError
+from vosforge.networks import MemoryNetwork
+from vosforge.propagation.propagator import Propagator
+from vosforge.propagation.segmenter import Ensemble, Segmenter
+from vosforge.storage import write_aside
+
+DESCRIPTION = "model.json"
+DEFAULT_BUDGET = 24
+
+
+@dataclass
+class Model:
+    """Networks with the settings they run under.
+
+    Attributes:
+        members: one network, or several whose probabilities are averaged.
+        memory_every: every N-th frame stays in memory.
+        budget: most frames in memory; None keeps all.
+    """
+
+    members: list[MemoryNetwork]
+    memory_every: int = 5
+    budget: int | None = DEFAULT_BUDGET
+
+    def start(self, device: str = "cpu") -> Segmenter:
+        """A fresh segmenter for one video; the networks are shared, the memory is not."""
+        segmenters = [Propagator(network, self.memory_every, self.budget, device=device) for network in self.members]
+        return segmenters[0] if len(segmenters) == 1 else Ensemble(segmenters)
+
+    @staticmethod
+    def load(path: str | Path) -> Model:
+        """Load one network's safetensors file, or a folder that `save_model` wrote.
+
+        Raises:
+            UserError: when it is neither, or a member is missing or broken.
+        """
+        path = Path(path)
+        if path.is_file():
+            return Model([networks.load(path)])
+        if not (path / DESCRIPTION).is_file():
+            raise UserError(f"{path}: expected a network's .safetensors file or a folder with {DESCRIPTION}")
+        description = json.loads((path / DESCRIPTION).read_text())
+        return Model(
+            [networks.load(path / name) for name in description["members"]],
+            description["memory_every"],
+            description["budget"],
+        )
+
+
+def save_model(
+    folder: str | Path, members: list[Path], memory_every: int = 5, budget: int | None = DEFAULT_BUDGET
+) -> Path:
+    """Gather members' files into one folder; its description is written last.
+
+    Args:
+        folder: where to.
+        members: network files, at least one.
+        memory_every, budget: how the members run.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: when a member is no network file.
+    """
+    folder = Path(folder)
+    names = []
+    for i, member in enumerate(members):
+        networks.describe(member)
+        names.append(f"member-{i}.safetensors")
+        with write_aside(folder / names[-1]) as aside:
+            shutil.copyfile(member, aside)
+    description = {"members": names, "memory_every": memory_every, "budget": budget}
+    with write_aside(folder / DESCRIPTION) as aside:
+        aside.write_text(json.dumps(description, indent=1))
+    return folder

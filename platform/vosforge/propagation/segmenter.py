@@ -1,0 +1,152 @@
+"""Segmenters: whatever turns frames into masks one by one, alone or as an ensemble."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from vosforge.clip import Clip
+from vosforge.errors import UserError
+
+Frame = np.ndarray | torch.Tensor
+
+
+class Segmenter:
+    """Anything that segments a video frame by frame from given masks.
+
+    `step` is the one stateful entry. A subclass provides `predict` (probabilities of the objects known so far)
+    and `memorise` (take note of a frame and its probabilities).
+
+    Attributes:
+        objects: ids of the objects known so far, ascending; channel i + 1 of the probabilities is `objects[i]`.
+    """
+
+    def __init__(self, device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self.objects: list[int] = []
+        self._size: tuple[int, int] | None = None
+        self._index = -1
+
+    def step(self, frame: Frame, mask: np.ndarray | torch.Tensor | None = None) -> torch.Tensor:
+        """Segment the next frame.
+
+        Args:
+            frame: `(3, H, W)` float in [0, 1], or `(H, W, 3)` uint8, RGB.
+            mask: `(H, W)` ids given at this frame, any ids in 1..255. Objects may be new or known; given
+                pixels win over predicted ones, and a known object named here is exactly what is given.
+
+        Returns:
+            `(K + 1, H, W)` probabilities, background first, then `objects`.
+
+        Raises:
+            UserError: for a frame or mask of another form or size, naming the frame's position.
+        """
+        self._index += 1
+        image = self._checked(frame)
+        probabilities = self.predict(image)
+        if mask is not None:
+            given = torch.as_tensor(np.ascontiguousarray(mask) if isinstance(mask, np.ndarray) else mask)
+            if tuple(given.shape) != self._size:
+                raise UserError(
+                    f"frame {self._index}: the mask must have the frame's size {self._size}, found {tuple(given.shape)}"
+                )
+            probabilities = self._with_given(probabilities, given.to(self.device))
+        self.memorise(image, probabilities)
+        return probabilities
+
+    def predict(self, frame: torch.Tensor) -> torch.Tensor:
+        """Probabilities `(K + 1, H, W)` of `objects` in a `(1, 3, H, W)` frame, from memory alone."""
+        raise AssertionError("a segmenter provides predict")
+
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
+        """Remember a `(1, 3, H, W)` frame with its `(K + 1, H, W)` probabilities."""
+        raise AssertionError("a segmenter provides memorise")
+
+    def labels(self, probabilities: torch.Tensor) -> np.ndarray:
+        """`(H, W)` uint8 ids of the most probable object, ids as given."""
+        ids = np.array([0, *self.objects], np.uint8)
+        return ids[probabilities.argmax(dim=0).cpu().numpy()]
+
+    def _checked(self, frame: Frame) -> torch.Tensor:
+        image = torch.as_tensor(frame)
+        if image.ndim == 3 and image.shape[-1] == 3 and image.dtype == torch.uint8:
+            image = image.permute(2, 0, 1).float() / 255
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise UserError(
+                f"frame {self._index}: expected (3, H, W) float or (H, W, 3) uint8, "
+                f"found {tuple(image.shape)} {image.dtype}"
+            )
+        size = (image.shape[1], image.shape[2])
+        if self._size not in (None, size):
+            raise UserError(f"frame {self._index}: the video's frames are {self._size}, this one is {size}")
+        self._size = size
+        return image[None].to(self.device)
+
+    def _with_given(self, probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Enter given objects: their pixels win, the known objects lose there, ids stay ascending."""
+        given = [int(i) for i in torch.unique(mask) if i]
+        if not given:
+            return probabilities
+        known = dict(zip(self.objects, probabilities[1:], strict=True))
+        free = (mask == 0).to(probabilities.dtype)
+        objects = sorted({*self.objects, *given})
+        planes = [(mask == i).to(probabilities.dtype) if i in given else known[i] * free for i in objects]
+        foreground = torch.stack(planes)
+        self.objects = objects
+        return torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground])
+
+
+class Ensemble(Segmenter):
+    """Several segmenters as one: probabilities are averaged at every frame, each member keeps its own memory.
+
+    Every member memorises the average, so that all remember the same masks.
+
+    Args:
+        members: fresh segmenters, at least one.
+
+    Raises:
+        UserError: when there is none.
+    """
+
+    def __init__(self, members: list[Segmenter]):
+        if not members:
+            raise UserError("an ensemble needs at least one member")
+        super().__init__(members[0].device)
+        self.members = members
+
+    def predict(self, frame: torch.Tensor) -> torch.Tensor:
+        """The mean of the members' probabilities."""
+        return torch.stack([member.predict(frame) for member in self.members]).mean(dim=0)
+
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
+        """Hand the averaged probabilities to every member."""
+        for member in self.members:
+            member.objects, member._index = self.objects, self._index
+            member.memorise(frame, probabilities)
+
+
+def given_masks(clip: Clip) -> dict[int, np.ndarray]:
+    """What a method is told of an annotated clip: each object's mask at the frame where it is seen first.
+
+    Returns:
+        position -> `(H, W)` uint8 mask of the objects that enter there.
+    """
+    known: set[int] = set()
+    given: dict[int, np.ndarray] = {}
+    for t in np.flatnonzero(clip.annotated):
+        entering = [int(i) for i in np.unique(clip.masks[t]) if i and int(i) not in known]
+        if entering:
+            given[int(t)] = np.where(np.isin(clip.masks[t], entering), clip.masks[t], 0).astype(np.uint8)
+            known.update(entering)
+    return given
+
+
+def segment_clip(segmenter: Segmenter, clip: Clip) -> np.ndarray:
+    """Segment a whole clip from its objects' first masks.
+
+    Returns:
+        `(T, H, W)` uint8 ids.
+    """
+    given = given_masks(clip)
+    labels = [segmenter.labels(segmenter.step(frame, given.get(t))) for t, frame in enumerate(clip.frames)]
+    return np.stack(labels)

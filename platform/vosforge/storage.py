@@ -1,0 +1,213 @@
+"""Local paths and `s3://` URIs alike: list, read, write aside and move into place, with retries."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.fs
+
+from vosforge.errors import UserError
+
+Result = TypeVar("Result")
+_ATTEMPTS = 4
+
+
+def filesystem(uri: str | Path) -> tuple[pa.fs.FileSystem, str]:
+    """The file system of a URI and the path inside it.
+
+    A plain path is local. `s3://bucket/key` honours the usual AWS variables, `AWS_ENDPOINT_URL` among them.
+
+    Raises:
+        UserError: for a scheme that is not supported.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return pa.fs.LocalFileSystem(), os.path.abspath(text)
+    try:
+        return pa.fs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, NotImplementedError) as error:
+        raise UserError(f"{text}: expected a local path or s3://bucket/key ({error})") from error
+
+
+def absolute(uri: str | Path) -> str:
+    """The URI as another process with another working directory understands it."""
+    return os.path.abspath(uri) if "://" not in str(uri) else str(uri)
+
+
+def join(uri: str | Path, *names: str) -> str:
+    """Append names to a local path or URI."""
+    return "/".join([str(uri).rstrip("/"), *names])
+
+
+def is_local(uri: str | Path) -> bool:
+    """Whether a URI names a place on this machine's file system."""
+    return "://" not in str(uri) or str(uri).startswith("file://")
+
+
+def local_path(uri: str | Path) -> Path:
+    """The path of a local URI."""
+    return Path(filesystem(uri)[1])
+
+
+def exists(uri: str | Path) -> bool:
+    """Whether there is a file or directory at the URI."""
+    fs, path = filesystem(uri)
+    return _retried(lambda: fs.get_file_info(path)).type != pa.fs.FileType.NotFound
+
+
+def list_names(uri: str | Path) -> list[str]:
+    """Names of what lies directly under a directory, sorted; empty when it does not exist."""
+    fs, path = filesystem(uri)
+    selector = pa.fs.FileSelector(path, allow_not_found=True)
+    return sorted(info.base_name for info in _retried(lambda: fs.get_file_info(selector)))
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        UserError: when there is none.
+    """
+    fs, path = filesystem(uri)
+
+    def read() -> bytes:
+        with fs.open_input_stream(path) as stream:
+            return stream.read()
+
+    try:
+        return _retried(read)
+    except FileNotFoundError as error:
+        raise UserError(f"{uri}: no such file") from error
+
+
+def write_bytes(uri: str | Path, data: bytes) -> None:
+    """Write a file as a whole: aside and moved into place locally, one PUT on S3. Parents are created."""
+    if is_local(uri):
+        with write_aside(local_path(uri)) as aside:
+            aside.write_bytes(data)
+        return
+    fs, path = filesystem(uri)
+
+    def write() -> None:
+        with fs.open_output_stream(path) as stream:
+            stream.write(data)
+
+    _retried(write)
+
+
+def upload_file(source: str | Path, uri: str | Path) -> None:
+    """Move a finished local file to its URI; readers never see a part of it."""
+    if is_local(uri):
+        with write_aside(local_path(uri)) as aside:
+            shutil.copyfile(source, aside)
+        return
+    fs, path = filesystem(uri)
+    _retried(lambda: pa.fs.copy_files(str(Path(source).absolute()), path, pa.fs.LocalFileSystem(), fs))
+
+
+def download(uri: str | Path, target: str | Path) -> Path:
+    """Copy one file to a local path."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    with write_aside(target) as aside:
+        aside.write_bytes(read_bytes(uri))
+    return Path(target)
+
+
+def delete(uri: str | Path) -> None:
+    """Delete one file."""
+    fs, path = filesystem(uri)
+    fs.delete_file(path)
+
+
+def sha256(uri: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    fs, path = filesystem(uri)
+    with fs.open_input_stream(path) as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def write_aside(path: str | Path) -> Iterator[Path]:
+    """A path beside the target for a file or folder; it takes the target's name when the block succeeds.
+
+    Raises:
+        UserError: when the target's folder cannot be written.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        if aside.is_dir() and target.is_dir():
+            shutil.rmtree(target)
+        os.replace(aside, target)
+    except PermissionError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
+    except NotADirectoryError as error:
+        raise UserError(f"{target}: a parent of it is a file; choose another folder") from error
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.unlink(missing_ok=True)
+
+
+def check_space(uri: str | Path, needed: int) -> None:
+    """Refuse early when a local disk has too little space left.
+
+    Args:
+        uri: where something will be written.
+        needed: bytes.
+
+    Raises:
+        UserError: with what is free and what is needed.
+    """
+    if not is_local(uri):
+        return
+    folder = local_path(uri)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{uri}: {needed / 1e9:.1f} GB of disk needed, {free / 1e9:.1f} GB free; free some or choose another disk"
+        )
+
+
+def check_writable(uri: str | Path) -> None:
+    """Refuse early when nothing can be written under a directory.
+
+    Raises:
+        UserError: naming the directory and the reason.
+    """
+    probe = join(uri, ".writable")
+    try:
+        write_bytes(probe, b"")
+        delete(probe)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be written ({error}); choose another place") from error
+
+
+def _retried(action: Callable[[], Result]) -> Result:
+    """Run a storage action; transient errors are tried again with growing pauses."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
+            raise
+        except OSError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(0.2 * 2**attempt)
+    raise AssertionError("unreachable")

@@ -1,0 +1,59 @@
+"""Batches: clips as the tensors that a network trains on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vosforge.clip import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clips of one length and size.
+
+    Attributes:
+        frames: `(B, T, 3, H, W)` float in [0, 1].
+        masks: `(B, T, H, W)` int64 ids 0..K.
+        first_masks: `(B, K, H, W)` float, one plane an object of frame 0.
+        valid: `(B, K)` bool, which planes hold an object; K is the largest number in the batch.
+    """
+
+    frames: torch.Tensor
+    masks: torch.Tensor
+    first_masks: torch.Tensor
+    valid: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(
+            *(
+                tensor.to(device, non_blocking=True)
+                for tensor in (self.frames, self.masks, self.first_masks, self.valid)
+            )
+        )
+
+
+def make_batch(clips: list[Clip]) -> Batch:
+    """Collate clips whose objects are numbered 1..K; clips of fewer objects leave planes empty."""
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).permute(0, 1, 4, 2, 3).float() / 255
+    masks = torch.from_numpy(np.stack([clip.masks for clip in clips])).long()
+    objects = max(1, int(masks[:, 0].max()))
+    first_masks = torch.stack([masks[:, 0] == i for i in range(1, objects + 1)], dim=1)
+    return Batch(frames, masks, first_masks.float(), first_masks.flatten(2).any(dim=2))
+
+
+def mean_jaccard(logits: torch.Tensor, batch: Batch) -> float:
+    """Mean IoU of the objects over frames 1 to T - 1 of a batch; frames where both masks are empty count 1."""
+    predicted = logits.argmax(dim=2)
+    truth = batch.masks[:, 1:]
+    scores = []
+    for i in range(1, batch.valid.shape[1] + 1):
+        a, b = predicted == i, truth == i
+        union = (a | b).sum(dim=(-1, -2))
+        overlap = (a & b).sum(dim=(-1, -2))
+        iou = torch.where(union > 0, overlap / union.clamp(min=1), 1.0)
+        scores.append(iou[batch.valid[:, i - 1]].flatten())
+    return float(torch.cat(scores).mean())

@@ -1,0 +1,285 @@
+"""The training loop: one for all networks and stages, in a bare process or under Ray Train."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from vosforge.clip import Clip
+from vosforge.data.sampling import ClipSampler
+from vosforge.errors import UserError
+from vosforge.networks import MemoryNetwork
+from vosforge.storage import write_aside
+from vosforge.training.batches import Batch, make_batch, mean_jaccard
+from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
+from vosforge.training.clip_order import check_clips, clip_numbers
+from vosforge.training.curricula import Stage
+from vosforge.training.losses import cross_entropy
+from vosforge.training.plan import TrainingPlan, claim_run
+
+# Probe clips are numbered far beyond any clip that training reaches.
+_FIRST_PROBE_CLIP = 1 << 40
+Feed = Callable[[int, int], Iterator[list[Clip]]]
+
+
+class Diverged(UserError):
+    """The gradient is no longer finite; every worker sees it at the same step."""
+
+
+class Reporter(Protocol):
+    """Where the loop tells what it did."""
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Metrics of a step, on rank 0."""
+
+    def checkpoint(self, metrics: dict[str, Any], name: str, write: Callable[[Path], None]) -> None:
+        """A checkpoint is due, on every rank: `write` fills an empty folder."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a training run: its rank among `world`, and its device."""
+
+    rank: int = 0
+    world: int = 1
+    device: str | torch.device = "cpu"
+
+
+def train(
+    plan: TrainingPlan,
+    network: MemoryNetwork,
+    feed: Feed,
+    reporter: Reporter,
+    worker: Worker | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+    resume: Path | None = None,
+) -> MemoryNetwork:
+    """Train through all stages, or from a checkpoint to the end.
+
+    Args:
+        plan: what to train.
+        network: as `plan.build_network` made it.
+        feed: `feed(stage, first_step)` yields this worker's clips, step by step.
+        reporter: hears of steps and checkpoints.
+        worker: this process among the run's workers; alone by default.
+        wrap: how the network is made parallel.
+        resume: a checkpoint's folder.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        Diverged: at the first gradient that is not finite, naming the stage and step.
+    """
+    worker = worker or Worker()
+    position, optimizer_state = Position(), None
+    if resume is not None:
+        position, optimizer_state = load_checkpoint(resume, network, plan.digest)
+    network.to(worker.device)
+    model = wrap(network)
+    for index in range(position.stage, len(plan.stages)):
+        optimizer = make_optimizer(plan.stages[index], network)
+        if index == position.stage and position.step and optimizer_state is not None:
+            optimizer.load_state_dict(optimizer_state)
+        first = position.step if index == position.stage else 0
+        _train_stage(plan, index, first, model, network, optimizer, feed, reporter, worker)
+    return network
+
+
+def _train_stage(
+    plan: TrainingPlan,
+    index: int,
+    first: int,
+    model: nn.Module,
+    network: MemoryNetwork,
+    optimizer: torch.optim.Optimizer,
+    feed: Feed,
+    reporter: Reporter,
+    worker: Worker,
+) -> None:
+    stage = plan.stages[index]
+    before = sum(s.steps for s in plan.stages[:index])
+    probe = _probe_batch(plan, index, worker) if worker.rank == 0 else None
+    clips = feed(index, first)
+    meter = _Meter(stage.batch)
+    network.train()
+    for step in range(first, stage.steps):
+        started = time.perf_counter()
+        due = next(clips)
+        waited = time.perf_counter() - started
+        check_clips(due, clip_numbers(step, stage.batch, worker.rank, worker.world))
+        # Model randomness is keyed by the step, so a resumed run draws the same.
+        torch.manual_seed((plan.seed << 32) + before + step)
+        batch = make_batch(due).to(worker.device)
+        loss, jaccard = train_step(model, network, optimizer, batch, stage, step)
+        meter.add(waited, time.perf_counter() - started)
+        metrics = {
+            "stage": stage.name,
+            "step": before + step + 1,
+            "loss": loss,
+            "J": jaccard,
+            "learning_rate": stage.rate(step),
+            **meter.rates(),
+        }
+        done = step + 1 == stage.steps
+        if (before + step + 1) % plan.checkpoint_every == 0 or done:
+            if probe is not None:
+                metrics["probe_J"] = _probe(network, probe)
+            reached = Position(index + 1, 0) if done else Position(index, step + 1)
+            write = partial(save_checkpoint, network=network, optimizer=optimizer, position=reached, digest=plan.digest)
+            reporter.checkpoint(metrics, f"step_{before + step + 1:08d}", write)
+        if worker.rank == 0:
+            reporter.log(metrics)
+
+
+def train_step(
+    model: nn.Module,
+    network: MemoryNetwork,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    stage: Stage,
+    step: int,
+) -> tuple[float, float]:
+    """One optimiser step.
+
+    Returns:
+        The loss, and the mean J of the step's own predictions.
+
+    Raises:
+        Diverged: when the gradient, which all workers share, is not finite; weights are then unchanged.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = stage.rate(step)
+    logits = model(batch.frames, batch.first_masks, batch.valid)
+    share = 1 - (1 - stage.hardest) * step / max(stage.steps - 1, 1)
+    loss = cross_entropy(logits, batch.masks[:, 1:], share)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), stage.clip_norm or math.inf)
+    if not torch.isfinite(norm):
+        raise Diverged(
+            f"stage {stage.name}, step {step}: the gradient is {float(norm)} (loss {float(loss.detach()):.3g}); "
+            f"lower the learning rate (now {stage.rate(step):.2g}) or set a clip norm"
+        )
+    optimizer.step()
+    return float(loss.detach()), mean_jaccard(logits.detach(), batch)
+
+
+def make_optimizer(stage: Stage, network: MemoryNetwork) -> torch.optim.Optimizer:
+    """The stage's optimiser over all parameters that are not frozen."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if stage.optimizer not in kinds:
+        raise UserError(f"stage {stage.name}: unknown optimizer {stage.optimizer!r}; valid: {', '.join(kinds)}")
+    return kinds[stage.optimizer](parameters, lr=stage.learning_rate, weight_decay=stage.weight_decay)
+
+
+def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None:
+    if plan.probe_clips < 1:
+        return None
+    sampler = plan.samplers()[index]
+    clips = [sampler.clip(_FIRST_PROBE_CLIP + i) for i in range(plan.probe_clips)]
+    return make_batch(clips).to(worker.device)
+
+
+@torch.inference_mode()
+def _probe(network: MemoryNetwork, probe: Batch) -> float:
+    network.eval()
+    jaccard = mean_jaccard(network(probe.frames, probe.first_masks, probe.valid), probe)
+    network.train()
+    return jaccard
+
+
+class _Meter:
+    """Speed over the last steps: clips a second, and the share of time spent waiting for data."""
+
+    def __init__(self, batch: int, window: int = 20):
+        self.batch, self.window = batch, window
+        self._times: list[tuple[float, float]] = []
+
+    def add(self, waited: float, total: float) -> None:
+        self._times = [*self._times[-self.window + 1 :], (waited, total)]
+
+    def rates(self) -> dict[str, float]:
+        waited, total = (sum(column) for column in zip(*self._times, strict=True))
+        return {"clips_per_second": self.batch * len(self._times) / total, "data_wait": waited / total}
+
+
+def local_feed(plan: TrainingPlan, samplers: list[ClipSampler], ahead: int = 4, threads: int = 1) -> Feed:
+    """A feed in this process: clips are decoded on threads, a few steps ahead."""
+
+    def feed(stage: int, first: int) -> Iterator[list[Clip]]:
+        sampler, settings = samplers[stage], plan.stages[stage]
+
+        def load(step: int) -> list[Clip]:
+            return [sampler.clip(i) for i in clip_numbers(step, settings.batch, 0, 1)]
+
+        with ThreadPoolExecutor(threads) as pool:
+            due = [pool.submit(load, step) for step in range(first, min(first + ahead, settings.steps))]
+            for step in range(first, settings.steps):
+                if step + ahead < settings.steps:
+                    due.append(pool.submit(load, step + ahead))
+                yield due.pop(0).result()
+
+    return feed
+
+
+class LocalReporter:
+    """Keeps the last checkpoint in a run's folder and hands metrics on."""
+
+    def __init__(self, folder: Path, on_progress: Callable[[dict[str, Any]], None]):
+        self.folder, self.log = folder, on_progress
+
+    def checkpoint(self, metrics: dict[str, Any], name: str, write: Callable[[Path], None]) -> None:
+        """Write aside, move into place, drop the older one."""
+        target = self.folder / name
+        with write_aside(target) as aside:
+            aside.mkdir(parents=True)
+            write(aside)
+        for old in checkpoints(self.folder):
+            if old != target:
+                shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints of a bare run, oldest first."""
+    return sorted(folder.glob("step_*"))
+
+
+def fit_locally(plan: TrainingPlan, storage: str, on_progress: Callable[[dict[str, Any]], None]) -> Path:
+    """Train in this process, without Ray; a run that was stopped goes on from its last checkpoint.
+
+    Args:
+        plan: what to train.
+        storage: local folder of runs.
+        on_progress: hears every step's metrics.
+
+    Returns:
+        The trained network's file.
+    """
+    claim_run(storage, plan)
+    folder = Path(storage) / plan.name
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = checkpoints(folder)
+    train(
+        plan,
+        plan.build_network(),
+        local_feed(plan, plan.samplers()),
+        LocalReporter(folder, on_progress),
+        Worker(device=device),
+        resume=found[-1] if found else None,
+    )
+    target = folder / NETWORK_FILE
+    with write_aside(target) as aside:
+        shutil.copyfile(checkpoints(folder)[-1] / NETWORK_FILE, aside)
+    return target

@@ -1,0 +1,205 @@
+"""The training loop on Ray Train: the only file of training that knows Ray.
+
+The loop is the bare one. Ray adds workers, their restart from the last registered checkpoint, and clips decoded on
+CPU workers anywhere in the cluster. Each worker streams its own slice of the clip order: a clip is a pure function
+of its number, so a restart, with any number of workers, begins its stream at the step where it goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+from ray.util.queue import Empty, Queue
+
+from vosforge.clip import Clip
+from vosforge.data.streams import run_ordered
+from vosforge.errors import UserError
+from vosforge.storage import absolute, join, upload_file
+from vosforge.training.checkpoints import NETWORK_FILE
+from vosforge.training.clip_order import clip_loader, clip_numbers
+from vosforge.training.loop import Diverged, Feed, Worker, train
+from vosforge.training.plan import TrainingPlan, claim_run
+
+# The controller looks for reports this often; at Ray's default of 2 s every checkpoint would cost as much.
+_POLL_SECONDS = "0.2"
+_STEPS_PER_BLOCK = 4
+
+
+def fit(
+    plan: TrainingPlan,
+    storage: str,
+    on_progress: Callable[[dict[str, Any]], None],
+    workers: int = 1,
+    use_gpu: bool = False,
+    cpus_per_worker: float = 1,
+    feeders: int = 1,
+    threads: int | None = None,
+) -> str:
+    """Train on Ray; a run of the same name and plan goes on from its last registered checkpoint.
+
+    Args:
+        plan: what to train.
+        storage: local folder or `s3://` URI of runs.
+        on_progress: hears rank 0's metrics, in this process.
+        workers: processes that share the global batch.
+        use_gpu: one GPU a worker.
+        cpus_per_worker: CPUs that a worker reserves.
+        feeders: most decoding tasks at a time, per worker; each reserves one CPU.
+        threads: torch's threads in each worker; None leaves its default.
+
+    Returns:
+        URI of the trained network's file.
+
+    Raises:
+        UserError: when the cluster is too small, the batch cannot be shared, the run's name is taken by another
+            plan, or training diverges.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
+    check_cluster(workers, use_gpu, cpus_per_worker)
+    for stage in plan.stages:
+        clip_numbers(0, stage.batch, 0, workers)
+    plan.samplers()
+    claim_run(storage, plan)
+    queue = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"plan": plan, "queue": queue, "feeders": feeders, "threads": threads},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)}
+        ),
+        run_config=RunConfig(
+            name=plan.name,
+            storage_path=absolute(storage),
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with _Listener(queue, on_progress):
+        result = trainer.fit()
+    if result.return_value and "diverged" in result.return_value:
+        raise UserError(f"run {plan.name}: {result.return_value['diverged']}")
+    target = join(storage, plan.name, NETWORK_FILE)
+    _copy_network(result.checkpoint, target)
+    return target
+
+
+def check_cluster(workers: int, use_gpu: bool, cpus_per_worker: float) -> None:
+    """Refuse at once what the cluster cannot hold, instead of waiting silently.
+
+    Raises:
+        UserError: with what is asked and what is there.
+    """
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
+    if use_gpu and workers > gpus:
+        raise UserError(f"{workers} GPU workers asked, the cluster has {gpus:.0f} GPUs; lower --workers")
+    if workers * cpus_per_worker + 1 > cpus:
+        raise UserError(
+            f"{workers} workers with {cpus_per_worker:g} CPUs each and at least one CPU for decoding clips asked, "
+            f"the cluster has {cpus:g} CPUs; lower --workers"
+        )
+
+
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs in each of Ray Train's workers."""
+    plan: TrainingPlan = config["plan"]
+    context = ray.train.get_context()
+    if config["threads"]:
+        torch.set_num_threads(config["threads"])
+    device = ray.train.torch.get_device()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    wrap = prepare_model if worker.world > 1 else (lambda network: network.to(device))
+    feed = ray_feed(plan, worker, config["feeders"])
+    reporter = _RayReporter(config["queue"], worker.rank)
+    checkpoint = ray.train.get_checkpoint()
+    try:
+        if checkpoint is None:
+            train(plan, plan.build_network(), feed, reporter, worker, wrap)
+        else:
+            with checkpoint.as_directory() as folder:
+                train(plan, plan.build_network(), feed, reporter, worker, wrap, resume=Path(folder))
+    except Diverged as error:
+        # Every worker diverges at the same step, and would again: returning ends the run without a restart.
+        return {"diverged": str(error)}
+    return {}
+
+
+class _RayReporter:
+    """Sends metrics to the driver's queue, and checkpoints to Ray Train."""
+
+    def __init__(self, queue: Queue, rank: int):
+        self.queue, self.rank = queue, rank
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        self.queue.actor.put_nowait.remote(metrics)
+
+    def checkpoint(self, metrics: dict[str, Any], name: str, write: Callable[[Path], None]) -> None:
+        if self.rank:
+            ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+class _Listener:
+    """Hands what rank 0 says to a function of the driver, on a thread."""
+
+    def __init__(self, queue: Queue, on_progress: Callable[[dict[str, Any]], None]):
+        self.queue, self.on_progress = queue, on_progress
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def _listen(self) -> None:
+        while True:
+            over = self._over.is_set()
+            try:
+                self.on_progress(self.queue.get(timeout=0.2))
+            except Empty:
+                if over:
+                    return
+            except ray.exceptions.RayError:
+                return
+
+    def __enter__(self) -> _Listener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=10)
+        self.queue.shutdown(force=True)
+
+
+def ray_feed(plan: TrainingPlan, worker: Worker, feeders: int) -> Feed:
+    """A feed whose clips are decoded by Ray Data, in order, one row a step."""
+
+    def feed(stage: int, first: int) -> Iterator[list[Clip]]:
+        settings = plan.stages[stage]
+        make_work = partial(clip_loader, settings, plan.data, plan.seed, first, worker.rank, worker.world)
+        for row in run_ordered(settings.steps - first, make_work, feeders, _STEPS_PER_BLOCK):
+            yield [
+                Clip(str(number), frames, masks)
+                for number, frames, masks in zip(row["numbers"], row["frames"], row["masks"], strict=True)
+            ]
+
+    return feed
+
+
+def _copy_network(checkpoint: ray.train.Checkpoint, target: str) -> None:
+    """Put the final checkpoint's network where its users look for it."""
+    with checkpoint.as_directory() as folder:
+        upload_file(Path(folder) / NETWORK_FILE, target)

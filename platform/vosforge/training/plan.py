@@ -1,0 +1,103 @@
+"""A training plan: everything that determines a run's weights, as one value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from vosforge import networks
+from vosforge.data.sampling import ClipSampler
+from vosforge.data.shards import ShardSet
+from vosforge.errors import UserError
+from vosforge.networks import MemoryNetwork
+from vosforge.storage import absolute, exists, is_local, join, local_path, read_bytes, write_bytes
+from vosforge.training.clip_order import stage_sampler
+from vosforge.training.curricula import Stage
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What to train, on what, from where.
+
+    Attributes:
+        name: of the run; with the storage it identifies the run when it is resumed.
+        network, size, parts: as in `vosforge.networks.build`.
+        stages: in order.
+        data: URIs of shard sets; each stage uses those of its kinds.
+        seed: every random choice follows from it.
+        initial: network file to start from; None starts from fresh weights.
+        checkpoint_every: steps between checkpoints.
+        probe_clips: clips on which J is probed at each checkpoint.
+    """
+
+    name: str
+    network: str
+    size: str
+    stages: list[Stage]
+    data: list[str]
+    parts: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    initial: str | None = None
+    checkpoint_every: int = 100
+    probe_clips: int = 16
+
+    def __post_init__(self) -> None:
+        # Workers run in other directories.
+        object.__setattr__(self, "data", [absolute(uri) for uri in self.data])
+        object.__setattr__(self, "initial", absolute(self.initial) if self.initial else None)
+
+    @property
+    def digest(self) -> str:
+        """Short hex digest of the whole plan but its name."""
+        content = {**asdict(self), "name": ""}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def samplers(self) -> list[ClipSampler]:
+        """One clip sampler a stage.
+
+        Raises:
+            UserError: when a stage has no data of its kinds.
+        """
+        sets = [ShardSet(uri) for uri in self.data]
+        return [stage_sampler(stage, sets, self.seed) for stage in self.stages]
+
+    def build_network(self) -> MemoryNetwork:
+        """The network to start from: fresh weights that follow from the seed, or those of `initial`."""
+        torch.manual_seed(self.seed)
+        network = networks.build(self.network, self.size, **self.parts)
+        if self.initial is not None:
+            if not is_local(self.initial):
+                raise UserError(f"initial network {self.initial}: expected a local file; download it first")
+            networks.load_weights(network, local_path(self.initial))
+        return network
+
+
+def claim_run(storage: str, plan: TrainingPlan) -> None:
+    """Write the plan into the run's directory, or refuse a directory that holds another plan's run.
+
+    Ray Train would silently continue the old run under the new configuration.
+
+    Raises:
+        UserError: naming the run and the first differing fields.
+    """
+    path = join(storage, plan.name, "plan.json")
+    content = json.loads(json.dumps(asdict(plan)))
+    if exists(path):
+        before = json.loads(read_bytes(path))
+        differing = [key for key in content if before.get(key) != content[key]]
+        if differing:
+            raise UserError(
+                f"run {plan.name} in {storage} was started with another {', '.join(differing)}; "
+                f"choose another --name, or delete {join(storage, plan.name)}"
+            )
+        return
+    write_bytes(path, json.dumps(content, indent=1).encode())
