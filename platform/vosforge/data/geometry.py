@@ -39,7 +39,9 @@ def warp(
     if shrink < 0.5:
         small = (max(round(frame.shape[1] * shrink), 1), max(round(frame.shape[0] * shrink), 1))
         frame = cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
-        scaled = matrix @ np.diag([mask.shape[1] / small[0], mask.shape[0] / small[1], 1.0])
+        x, y = mask.shape[1] / small[0], mask.shape[0] / small[1]
+        # Pixel centres lie at whole numbers, so the corner of the picture is at -1/2 in both grids.
+        scaled = matrix @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
     warped = cv2.warpAffine(frame, scaled[:2], target, flags=cv2.INTER_LINEAR, borderMode=border)
     return warped, cv2.warpAffine(mask, matrix[:2], target, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
 

@@ -67,7 +67,7 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged PNG chunks.
         raise UserError(f"{name}: expected a mask PNG, found {len(data)} bytes that do not decode") from error
     if image.mode == "P":
         return np.asarray(image)

@@ -83,6 +83,8 @@ def pseudo_video(
     pasted = [_cut_out(other, rng) for other in others[: recipe.paste]]
     paths = [_motion(recipe, rng, recipe.paste_drift, recipe.paste_rotation, spread=0.35) for _ in pasted]
     sizes = rng.uniform(0.25, 0.6, len(pasted))
+    # The picture's own objects may bear any id, so pasted ones take ids that it does not use.
+    free = [i for i in (*range(200, 256), *range(199, 0, -1)) if i not in image.objects]
     gains = _colour_gains(recipe, rng)
 
     frames = np.empty((recipe.frames, height, width, 3), np.uint8)
@@ -90,10 +92,10 @@ def pseudo_video(
     for t in range(recipe.frames):
         matrix = base[t] @ cover
         frames[t], masks[t] = warp(image.frames[0], image.masks[0], matrix, recipe.size, cv2.BORDER_REFLECT_101)
-        for k, (cut, path, size) in enumerate(zip(pasted, paths, sizes, strict=True)):
+        for identity, cut, path, size in zip(free, pasted, paths, sizes, strict=False):
             scale = size * min(height, width) / max(cut.size)
             centre = affine(scale=scale, shift=(width / 2, height / 2)) @ affine(shift=_minus_centre(cut.size))
-            _paste(frames[t], masks[t], cut, path[t] @ centre, 200 + k)
+            _paste(frames[t], masks[t], cut, path[t] @ centre, identity)
         frames[t] = _recolour(frames[t], gains[t])
     if mirror:
         frames, masks = frames[:, :, ::-1], masks[:, :, ::-1]

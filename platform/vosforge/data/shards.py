@@ -243,7 +243,11 @@ class ShardSet:
             raise UserError(
                 f"{self.uri}: no manifest.json, so no finished shards; build them with a program in datasets/"
             )
-        self.manifest = json.loads(read_bytes(join(self.uri, "manifest.json")))
+        content = read_bytes(join(self.uri, "manifest.json"))
+        try:
+            self.manifest = json.loads(content)
+        except ValueError as error:
+            raise UserError(f"{self.uri}/manifest.json: expected JSON, found something else ({error})") from error
         found = self.manifest.get("schema_version")
         if found != SCHEMA_VERSION:
             raise UserError(f"{self.uri}: shards of schema {found}, expected {SCHEMA_VERSION}; build them again")
@@ -263,7 +267,10 @@ class ShardSet:
     def videos(self) -> list[Video]:
         """The index."""
         fs, path = filesystem(join(self.uri, "videos.parquet"))
-        rows = pq.read_table(path, filesystem=fs).to_pylist()
+        try:
+            rows = pq.read_table(path, filesystem=fs).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{self.uri}/videos.parquet: the index cannot be read ({error}); build it again") from error
         return [
             Video(
                 dataset=row["dataset"],
@@ -284,10 +291,14 @@ class ShardSet:
         """Decode frames of a video, in the order given; all of them by default.
 
         Raises:
-            UserError: naming the shard and video, when a file is missing, truncated or does not decode.
+            UserError: naming the shard and video, when a file is missing, truncated or does not decode, or a frame
+                is not one of the video's.
         """
         wanted = list(range(video.frames)) if frames is None else list(frames)
         name = f"{join(self.uri, video.file)}:{video.video_id}"
+        outside = [t for t in wanted if not 0 <= t < video.frames]
+        if outside or not wanted:
+            raise UserError(f"{name}: expected frames in 0..{video.frames - 1}, found {outside or 'none'}")
         try:
             groups = [(video.first_row + t) // _ROWS_PER_GROUP for t in wanted]
             table = self._open(video.file).read_row_groups(groups, columns=["frame_id", "image", "mask"])

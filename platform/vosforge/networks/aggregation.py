@@ -19,10 +19,13 @@ def soft_aggregate(probabilities: torch.Tensor, valid: torch.Tensor | None = Non
             the softmax, exactly as if they were not there.
 
     Returns:
-        `(B, K + 1, H, W)` logits, background first.
+        `(B, K + 1, H, W)` logits, background first; float32 for half-precision probabilities.
 
     Source: STM (Oh et al. 2019), section 3.4 "soft aggregation", with the published code's clamp.
     """
+    # In half precision 1 - 1e-7 rounds to 1, whose logit is infinite.
+    if probabilities.dtype in (torch.float16, torch.bfloat16):
+        probabilities = probabilities.float()
     background = (1 - probabilities).prod(dim=1, keepdim=True)
     if valid is not None:
         absent = ~valid[:, :, None, None]

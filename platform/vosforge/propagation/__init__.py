@@ -1,10 +1,10 @@
-"""Propagation: the memory bank, video propagation, ensembles, models."""
+"""Propagation: the memory bank, video propagation, baselines, ensembles, models."""
 
 from vosforge.propagation.baselines import CopyFirstMask, OpticalFlow
 from vosforge.propagation.memory import MemoryBank
 from vosforge.propagation.model import Model, save_model
 from vosforge.propagation.propagator import Propagator
-from vosforge.propagation.segmenter import Ensemble, Segmenter, given_masks, segment_clip
+from vosforge.propagation.segmenter import Ensemble, Segmenter, given_masks, segment_clip, segment_frame
 
 __all__ = [
     "CopyFirstMask",
@@ -17,4 +17,5 @@ __all__ = [
     "given_masks",
     "save_model",
     "segment_clip",
+    "segment_frame",
 ]

@@ -71,8 +71,10 @@ def save_model(
         The folder.
 
     Raises:
-        UserError: when a member is no network file.
+        UserError: when there is no member, or one is no network file.
     """
+    if not members:
+        raise UserError(f"{folder}: a model needs at least one member")
     folder = Path(folder)
     names = []
     for i, member in enumerate(members):

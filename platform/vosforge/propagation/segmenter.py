@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from vosforge.clip import Clip
+from vosforge.clip import MAX_OBJECTS, Clip
 from vosforge.errors import UserError
 
 Frame = np.ndarray | torch.Tensor
@@ -49,6 +51,11 @@ class Segmenter:
             if tuple(given.shape) != self._size:
                 raise UserError(
                     f"frame {self._index}: the mask must have the frame's size {self._size}, found {tuple(given.shape)}"
+                )
+            if given.is_floating_point() or not 0 <= int(given.min()) <= int(given.max()) <= MAX_OBJECTS:
+                raise UserError(
+                    f"frame {self._index}: the mask must hold whole ids 0..{MAX_OBJECTS}, found {given.dtype} "
+                    f"{given.min().item()}..{given.max().item()}"
                 )
             probabilities = self._with_given(probabilities, given.to(self.device))
         self.memorise(image, probabilities)
@@ -141,12 +148,36 @@ def given_masks(clip: Clip) -> dict[int, np.ndarray]:
     return given
 
 
-def segment_clip(segmenter: Segmenter, clip: Clip) -> np.ndarray:
+def segment_clip(segmenter: Segmenter, clip: Clip, short_side: int | None = None) -> np.ndarray:
     """Segment a whole clip from its objects' first masks.
 
+    Args:
+        segmenter: a fresh one.
+        clip: its masks say what is given; the rest of them is not looked at.
+        short_side: pixels to which frames are reduced first; None keeps their size.
+
     Returns:
-        `(T, H, W)` uint8 ids.
+        `(T, H, W)` uint8 ids at the clip's size.
     """
     given = given_masks(clip)
-    labels = [segmenter.labels(segmenter.step(frame, given.get(t))) for t, frame in enumerate(clip.frames)]
-    return np.stack(labels)
+    return np.stack([segment_frame(segmenter, f, given.get(t), short_side) for t, f in enumerate(clip.frames)])
+
+
+def segment_frame(
+    segmenter: Segmenter, frame: np.ndarray, mask: np.ndarray | None = None, short_side: int | None = None
+) -> np.ndarray:
+    """One step at a reduced size: `(H, W, 3)` uint8 -> `(H, W)` uint8 ids at full size.
+
+    Probabilities are enlarged bilinearly before the most probable object is taken; given pixels stay as given.
+    """
+    height, width = frame.shape[:2]
+    if short_side is None or short_side >= min(height, width):
+        return segmenter.labels(segmenter.step(frame, mask))
+    factor = short_side / min(height, width)
+    size = (round(width * factor), round(height * factor))
+    reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    given = None if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    probabilities = segmenter.step(reduced, given)
+    enlarged = F.interpolate(probabilities[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
+    labels = segmenter.labels(enlarged)
+    return labels if mask is None else np.where(mask > 0, mask, labels)

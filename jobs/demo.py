@@ -1,0 +1,439 @@
+"""The whole chain at nano size on this machine: from photographs to a registered network that segments a clip.
+
+    python jobs/demo.py                      (or: make demo)
+    python jobs/demo.py --data path/to/DAVIS
+
+Every link is one of vosforge's own programs, run as its user would; the commands are printed. Links that are
+finished are not run again.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import skimage.data
+import tyro
+from PIL import Image
+
+import vosforge
+from vosforge import cluster, console, pictures
+from vosforge.data.image_files import encode_frame, encode_mask
+from vosforge.data.shards import ShardSet
+from vosforge.errors import UserError
+from vosforge.evaluation.report import table
+from vosforge.storage import check_space, check_writable, write_bytes
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Training never sees these, nor pictures made from them.
+HELD_OUT = ("chelsea", "coffee", "rocket")
+TEXTURES = ("brick", "grass", "gravel")
+_NEEDED_DISK = 1_000_000_000
+_COLUMNS = ["set", "method", "J", "F", "J&F", "objects", "frames/s"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of the chain: a name, what it does in words, and a command or a function."""
+
+    name: str
+    says: str
+    run: list[str] | Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    clips_per_image: int = 60
+    rendered: int = 240
+    tested: int = 24
+    steps: int | None = None
+    search_steps: int = 120
+    trials: int = 3
+
+
+QUICK = Scale(clips_per_image=2, rendered=8, tested=3, steps=4, search_steps=3, trials=2)
+
+
+def main(
+    out: Path = Path("runs/demo"),
+    data: Path | None = None,
+    fresh: bool = False,
+    quick: bool = False,
+    dry_run: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Run the whole chain: ingest, build, train, search, ensemble, evaluate, register, segment.
+
+    Args:
+        out: Folder of everything that is made.
+        data: A DAVIS folder to evaluate on as well.
+        fresh: Start over, forgetting finished links.
+        quick: A few steps of everything, to see that it works; the masks will be poor.
+        dry_run: Print the commands and stop.
+        verbose: Show tracebacks and library messages.
+    """
+    console.verbosity(verbose)
+    out = out.resolve()
+    links = chain(out, data, QUICK if quick else Scale())
+    if dry_run:
+        for link in links:
+            print(f"{link.name}: {link.says}\n    {shown(link)}")
+        return
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    check_writable(out)
+    check_space(out, _NEEDED_DISK)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out / 'mlflow.db'}")
+    done_file = out / "links.json"
+    done: dict[str, Any] = json.loads(done_file.read_text()) if done_file.exists() else {}
+    started = time.monotonic()
+    try:
+        for number, link in enumerate(links, 1):
+            head = f"[{number}/{len(links)}] {link.name}: {link.says}"
+            if done.get(link.name, {}).get("command") == shown(link):
+                print(f"{head} - done before", flush=True)
+                continue
+            print(f"\n{head}\n    {shown(link)}", flush=True)
+            begun = time.monotonic()
+            perform(link)
+            done[link.name] = {"command": shown(link), "seconds": round(time.monotonic() - begun, 1)}
+            write_bytes(done_file, json.dumps(done, indent=1).encode())
+    finally:
+        ray.shutdown()
+    write_report(out, done, time.monotonic() - started)
+
+
+def chain(out: Path, data: Path | None, scale: Scale) -> list[Link]:
+    """The links in order."""
+    shards, runs, tests = out / "shards", out / "runs", out / "shards" / "test"
+    trained = runs / "stm-nano" / "network.safetensors"
+    size = ["--height", "128", "--width", "128"]
+    steps = ["--steps", str(scale.steps)] if scale.steps else []
+    clip = ["--clips-per-image", str(scale.clips_per_image), "--size", "128", "--clips-per-file", "60"]
+    # Larger motion than in training, so that copying the first mask is no way out.
+    moving = ["--frames", "8", "--drift", "0.05", "--paste-drift", "0.08"]
+    pictured = ["--textures", str(out / "textures")]
+    real = ["--truth", str(data), "--split", "val", "--short-side", "128", "--protocol", "davis2016"]
+    sets = ["--truth", str(tests / "photographs"), str(tests / "rendered")]
+    members = [f"member-{i}={out / 'ensemble' / f'member-{i}.safetensors'}" for i in range(scale.trials)]
+    models = ["--model", f"stm-nano={trained}", *members, f"ensemble={out / 'ensemble'}"]
+    links = [
+        Link("photographs", "write scikit-image's photographs and our masks", lambda: write_photographs(out)),
+        program(
+            "ingest",
+            "photographs to shards",
+            "datasets/ingest.py",
+            "--root",
+            out / "photographs" / "train",
+            "--out",
+            shards / "photographs",
+        ),
+        program(
+            "pseudo-video",
+            "moving clips from still images",
+            "datasets/pseudo_video.py",
+            "--data",
+            shards / "photographs",
+            "--out",
+            shards / "pseudo-video",
+            *clip,
+            "--paste",
+            "2",
+        ),
+        program(
+            "rendered",
+            "videos of rendered objects",
+            "datasets/bl30k.py",
+            "--videos",
+            scale.rendered,
+            "--frames",
+            "8",
+            *size,
+            "--speed",
+            "4",
+            *pictured,
+            "--videos-per-file",
+            "60",
+            "--out",
+            shards / "rendered",
+        ),
+        program(
+            "validation",
+            "rendered videos to choose by",
+            "datasets/bl30k.py",
+            "--videos",
+            scale.tested,
+            "--frames",
+            "8",
+            *size,
+            "--speed",
+            "8",
+            "--seed",
+            "1",
+            "--out",
+            shards / "validation",
+        ),
+        program(
+            "test-rendered",
+            "rendered videos never trained on",
+            "datasets/bl30k.py",
+            "--videos",
+            scale.tested,
+            "--frames",
+            "8",
+            *size,
+            "--speed",
+            "8",
+            "--seed",
+            "2",
+            "--out",
+            tests / "rendered",
+        ),
+        program(
+            "test-photographs",
+            "moving clips from photographs never trained on",
+            "datasets/pseudo_video.py",
+            "--images",
+            out / "photographs" / "held-out" / "images",
+            "--masks",
+            out / "photographs" / "held-out" / "masks",
+            "--out",
+            tests / "photographs",
+            "--clips-per-image",
+            max(1, scale.tested // 3),
+            "--size",
+            "128",
+            *moving,
+            "--seed",
+            "3",
+        ),
+        program(
+            "train",
+            "STM nano through both stages on Ray Train",
+            "jobs/train.py",
+            "--network",
+            "stm",
+            "--size",
+            "nano",
+            "--stages",
+            "images",
+            "bl30k",
+            "--data",
+            shards / "pseudo-video",
+            shards / "rendered",
+            "--storage",
+            runs,
+            *steps,
+        ),
+        program(
+            "search",
+            f"{scale.trials} trials with Ray Tune",
+            "tuning/stm.py",
+            "--trials",
+            scale.trials,
+            "--data",
+            shards / "rendered",
+            shards / "pseudo-video",
+            "--stages",
+            "images",
+            "--steps",
+            scale.search_steps,
+            "--validation",
+            shards / "validation",
+            "--initial",
+            trained,
+            "--storage",
+            runs,
+            "--name",
+            "search",
+        ),
+        program(
+            "ensemble",
+            "the best trials as one model",
+            "tuning/ensemble.py",
+            "--sweeps",
+            runs / "search",
+            "--members",
+            scale.trials,
+            "--out",
+            out / "ensemble",
+        ),
+        program(
+            "evaluate",
+            "J and F beside the baselines",
+            "jobs/evaluate.py",
+            *sets,
+            *models,
+            "--json",
+            out / "evaluation.json",
+        ),
+    ]
+    if data is not None:
+        links.append(
+            program(
+                "evaluate-real",
+                f"the same on {data}",
+                "jobs/evaluate.py",
+                *real,
+                *models,
+                "--json",
+                out / "evaluation-real.json",
+            )
+        )
+    return [
+        *links,
+        program(
+            "register",
+            "the ensemble in MLflow's registry",
+            "jobs/register.py",
+            "--model",
+            out / "ensemble",
+            "--name",
+            "vosforge-demo",
+            "--alias",
+            "champion",
+            "--report",
+            out / "evaluation.json",
+            "--method",
+            "ensemble",
+            "--store-folder",
+            out,
+        ),
+        Link("clip", "one held-out clip as frames and a first mask", lambda: write_clip(out)),
+        program(
+            "segment",
+            "the registered model in a fresh process",
+            "jobs/segment.py",
+            "--model",
+            "models:/vosforge-demo@champion",
+            "--video",
+            out / "clip" / "frames",
+            "--mask",
+            out / "clip" / "first-mask.png",
+            "--out",
+            out / "masks",
+            "--overlay",
+            "--fps",
+            "4",
+        ),
+        Link("pictures", "overlay video and contact sheet", lambda: write_pictures(out)),
+    ]
+
+
+def program(name: str, says: str, path: str, *arguments: object) -> Link:
+    """A link that runs one of vosforge's programs."""
+    return Link(name, says, [str(REPOSITORY / path), *map(str, arguments)])
+
+
+def shown(link: Link) -> str:
+    """The link's command as a user would type it at the repository's root."""
+    if callable(link.run):
+        return "(in this program)"
+    root = f"{REPOSITORY}/"
+    return " ".join(["python", *(argument.replace(root, "") for argument in link.run)])
+
+
+def perform(link: Link) -> None:
+    """Run a link; a program runs in a process of its own, on this process's Ray cluster."""
+    if callable(link.run):
+        link.run()
+        return
+    cluster.connect()
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    process = subprocess.Popen([sys.executable, *link.run], env=environment)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        # The program got the same Ctrl-C; let it put its work in order.
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
+    if status:
+        raise UserError(f"link {link.name} failed with status {status}; its message stands above")
+
+
+def write_photographs(out: Path) -> None:
+    """Photographs of scikit-image's package with this repository's masks, and its textures."""
+    for path in sorted((REPOSITORY / "datasets" / "photographs").glob("*.png")):
+        folder = out / "photographs" / ("held-out" if path.stem in HELD_OUT else "train")
+        write_bytes(folder / "images" / f"{path.stem}.jpg", encode_frame(photograph(path.stem)))
+        write_bytes(folder / "masks" / path.name, path.read_bytes())
+    for name in TEXTURES:
+        write_bytes(out / "textures" / f"{name}.jpg", encode_frame(photograph(name)))
+
+
+def photograph(name: str) -> np.ndarray:
+    """`(H, W, 3)` uint8 RGB of scikit-image's photograph of that name."""
+    picture = getattr(skimage.data, name)()
+    left = picture[0] if isinstance(picture, tuple) else picture
+    return np.asarray(Image.fromarray(left).convert("RGB"))
+
+
+def write_clip(out: Path) -> None:
+    """The first clip of the photographs that training never saw, as a user would bring it."""
+    shards = ShardSet(str(out / "shards" / "test" / "photographs"))
+    clip = shards.read(shards.videos[0])
+    for name, frame in zip(clip.frame_ids, clip.frames, strict=True):
+        write_bytes(out / "clip" / "frames" / f"{name}.jpg", encode_frame(frame))
+    write_bytes(out / "clip" / "first-mask.png", encode_mask(clip.masks[0]))
+
+
+def write_pictures(out: Path) -> None:
+    """The segmented clip beside its truth."""
+    shards = ShardSet(str(out / "shards" / "test" / "photographs"))
+    clip = shards.read(shards.videos[0])
+    masks = [np.asarray(Image.open(out / "masks" / f"{name}.png")) for name in clip.frame_ids]
+    rows = [("frames", list(clip.frames))]
+    for caption, labels in (("truth", clip.masks), ("segmented by models:/vosforge-demo@champion", masks)):
+        rows.append((caption, [pictures.overlay(f, m) for f, m in zip(clip.frames, labels, strict=True)]))
+    pictures.write_png(out / "sheet.png", pictures.contact_sheet(rows, height=128))
+    shutil.copyfile(out / "masks" / "overlay.mp4", out / "overlay.mp4")
+
+
+def write_report(out: Path, done: dict[str, Any], seconds: float) -> None:
+    """report.json, report.md and the table on the terminal."""
+    sets: dict[str, Any] = {}
+    for path in sorted(out.glob("evaluation*.json")):
+        for name, methods in json.loads(path.read_text())["sets"].items():
+            sets[name] = {m: {k: v for k, v in result.items() if k != "scores"} for m, result in methods.items()}
+    packages = ("torch", "ray", "mlflow", "numpy", "opencv-python", "timm", "optuna", "numba", "pyarrow")
+    report = {
+        "sets": sets,
+        "seconds": {name: link["seconds"] for name, link in done.items()},
+        "model": "models:/vosforge-demo@champion",
+        "tracking_uri": os.environ["MLFLOW_TRACKING_URI"],
+        "versions": {"vosforge": vosforge.__version__, "python": sys.version.split()[0]}
+        | {package: importlib.metadata.version(package) for package in packages},
+    }
+    rows = [
+        {"set": name, "method": method, "frames/s": result["frames_per_second"], **result}
+        for name, methods in sets.items()
+        for method, result in methods.items()
+    ]
+    scores = table(rows, _COLUMNS)
+    times = table([{"link": name, "seconds": value} for name, value in report["seconds"].items()], ["link", "seconds"])
+    write_bytes(out / "report.json", json.dumps(report, indent=1).encode())
+    text = f"# The chain, end to end\n\n{scores}\n\n{times}\n\nModel: `{report['model']}`\n\n![](sheet.png)\n"
+    write_bytes(out / "report.md", text.encode())
+    print(f"\n{scores}\n\n{times}\n")
+    print(f"{seconds:.0f} s; report: {out / 'report.md'}, pictures: {out / 'sheet.png'} {out / 'overlay.mp4'}")
+    print(f"model: {report['model']}; look at it with: mlflow ui --backend-store-uri {report['tracking_uri']}")
+
+
+if __name__ == "__main__":
+    console.run(lambda: tyro.cli(main))

@@ -1,0 +1,71 @@
+"""Videos as files: a folder of frames or anything that OpenCV decodes, frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vosforge.data.image_files import decode_frame
+from vosforge.errors import UserError
+
+_FRAMES = (".jpg", ".jpeg", ".png")
+NamedFrames = Iterator[tuple[str, np.ndarray]]
+
+
+class FrameFolder:
+    """Image files of a folder, in order of name; iterating yields (stem, `(H, W, 3)` uint8 RGB)."""
+
+    def __init__(self, folder: Path):
+        self.files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _FRAMES)
+        if not self.files:
+            raise UserError(f"{folder}: no JPEG or PNG frames in it")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> NamedFrames:
+        return ((path.stem, decode_frame(path.read_bytes(), str(path))) for path in self.files)
+
+
+class VideoFile:
+    """A video file; iterating yields (five-digit number, `(H, W, 3)` uint8 RGB)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        capture = cv2.VideoCapture(str(path))
+        self._length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        capture.release()
+        if self._length < 1:
+            raise UserError(f"{path}: expected a video file or a folder of frames, found nothing that decodes")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> NamedFrames:
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            index = 0
+            while True:
+                there, bgr = capture.read()
+                if not there:
+                    return
+                yield f"{index:05d}", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                index += 1
+        finally:
+            capture.release()
+
+
+def open_video(path: Path) -> FrameFolder | VideoFile:
+    """A folder of frames or a video file.
+
+    Raises:
+        UserError: when it is missing or holds nothing that decodes.
+    """
+    if path.is_dir():
+        return FrameFolder(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such video file or folder of frames")
+    return VideoFile(path)

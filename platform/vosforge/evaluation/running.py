@@ -1,0 +1,111 @@
+"""Running a method over annotated videos and scoring it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vosforge.clip import Clip
+from vosforge.data.image_files import decode_mask
+from vosforge.data.layouts import find_videos
+from vosforge.data.shards import ShardSet
+from vosforge.errors import UserError
+from vosforge.evaluation.protocols import Scores, score
+from vosforge.evaluation.report import summarise
+from vosforge.propagation import Segmenter, segment_clip
+from vosforge.storage import exists, is_local, join, local_path
+
+
+class Truth:
+    """Annotated videos to score against: shards, or a folder in a layout that ingest knows.
+
+    Args:
+        uri: shards (local or `s3://`), or a local folder.
+        split: of a folder with ImageSets.
+        limit: at most this many videos.
+
+    Raises:
+        UserError: when it is neither.
+    """
+
+    def __init__(self, uri: str, split: str | None = None, limit: int | None = None):
+        self.name = Path(uri.rstrip("/")).name
+        if exists(join(uri, "manifest.json")) or not is_local(uri):
+            shards = ShardSet(uri)
+            self._videos: list[Any] = shards.videos[:limit]
+            self._read: Callable[[Any], Clip] = shards.read
+        else:
+            self._videos = find_videos(local_path(uri), split=split).videos[:limit]
+            self._read = lambda video: video.read()
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def __iter__(self) -> Iterator[Clip]:
+        """The videos, decoded one at a time."""
+        return (self._read(video) for video in self._videos)
+
+
+def evaluate(
+    methods: dict[str, Callable[[], Segmenter]],
+    clips: Iterable[Clip],
+    protocol: str = "davis2017",
+    short_side: int | None = None,
+    on_video: Callable[[int], None] = lambda done: None,
+) -> dict[str, dict[str, Any]]:
+    """Score methods on the same clips, each told the objects' first masks.
+
+    Args:
+        methods: name -> a function that starts a segmenter for one video.
+        clips: annotated videos.
+        protocol: as in `score`.
+        short_side: pixels to which frames are reduced before they are segmented; masks are scored at full size.
+        on_video: hears how many videos are finished.
+
+    Returns:
+        name -> `{"J", "F", "J&F", "objects", "videos", "frames_per_second", "scores": {video: score}}`.
+    """
+    scores: dict[str, dict[str, Scores]] = {name: {} for name in methods}
+    seconds, frames = dict.fromkeys(methods, 0.0), 0
+    for done, clip in enumerate(clips, 1):
+        frames += len(clip)
+        for name, start in methods.items():
+            started = time.perf_counter()
+            labels = segment_clip(start(), clip, short_side)
+            seconds[name] += time.perf_counter() - started
+            annotated = clip.annotated
+            scores[name][clip.name] = score(clip.masks[annotated], labels[annotated], protocol)
+        on_video(done)
+    return {
+        name: {
+            **summarise(scores[name]),
+            "frames_per_second": frames / seconds[name] if seconds[name] else 0.0,
+            "scores": scores[name],
+        }
+        for name in methods
+    }
+
+
+def score_masks(folder: Path, clips: Iterable[Clip], protocol: str = "davis2017") -> dict[str, Any]:
+    """Score masks on disk, `<folder>/<video>/<frame>.png`, as `evaluate` scores a method.
+
+    Raises:
+        UserError: naming the mask file that is missing, does not decode, or has another size.
+    """
+    scores: dict[str, Scores] = {}
+    for clip in clips:
+        predicted = []
+        for t in np.flatnonzero(clip.annotated):
+            path = folder / clip.name / f"{clip.frame_ids[t]}.png"
+            if not path.is_file():
+                raise UserError(f"{path}: no predicted mask for this frame")
+            mask = decode_mask(path.read_bytes(), str(path))
+            if mask.shape != clip.size:
+                raise UserError(f"{path}: expected the frame's size {clip.size}, found {mask.shape}")
+            predicted.append(mask)
+        scores[clip.name] = score(clip.masks[clip.annotated], np.stack(predicted), protocol)
+    return {**summarise(scores), "frames_per_second": 0.0, "scores": scores}

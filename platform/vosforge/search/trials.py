@@ -1,0 +1,218 @@
+"""Trials: Ray Tune varies a training plan, Ray Train fits each variant, a validation set scores it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from ray import tune
+from ray.tune.search.optuna import OptunaSearch
+
+from vosforge.data.shards import ShardSet
+from vosforge.errors import UserError
+from vosforge.evaluation.running import Truth, evaluate
+from vosforge.networks import NETWORKS
+from vosforge.propagation import Model
+from vosforge.search.members import METRIC, RESULTS_FILE
+from vosforge.storage import absolute, exists, is_local, join, local_path, read_bytes, write_bytes
+from vosforge.training.curricula import Stage
+from vosforge.training.on_ray import fit
+from vosforge.training.plan import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What every trial of a sweep shares.
+
+    Attributes:
+        name: of the sweep; with the storage it identifies it.
+        plan: the training plan that trials vary.
+        validation: URI of the shards that score a trial; no trial trains on them.
+        storage: local folder of runs.
+        trials: how many.
+        concurrency: trials at a time; each needs two CPUs.
+        threads: torch's threads in each trial.
+        seed: of the searcher.
+    """
+
+    name: str
+    plan: TrainingPlan
+    validation: str
+    storage: str
+    trials: int
+    concurrency: int = 2
+    threads: int = 1
+    seed: int = 0
+
+
+def run_sweep(
+    sweep: Sweep, space: dict[str, Any], on_result: Callable[[dict[str, Any]], None] = lambda result: None
+) -> list[dict[str, Any]]:
+    """Run the trials, or what is left of a sweep that was stopped.
+
+    Args:
+        sweep: what trials share.
+        space: Ray Tune's search space; each key is a field of `Stage`, for all stages, or a part of the network.
+        on_result: hears what trials report.
+
+    Returns:
+        Trials, best first: `{"trial", "config", "JF_mean", "J_mean", "F_mean", "network", "error"}`. A trial that
+        failed has its error and no score. The list is also written to `trials.json`.
+
+    Raises:
+        UserError: for an empty space, a key that is neither, a sweep of this name with other settings, or when all
+            trials failed.
+    """
+    check_space(sweep.plan, space)
+    if not is_local(sweep.storage):
+        raise UserError(f"sweep {sweep.name}: --storage must be a local folder, found {sweep.storage}")
+    sweep = replace(sweep, storage=absolute(sweep.storage), validation=absolute(sweep.validation))
+    results = join(sweep.storage, sweep.name, RESULTS_FILE)
+    _claim(sweep, space)
+    if exists(results):
+        return json.loads(read_bytes(results))
+    grid = _tuner(sweep, space, on_result).fit()
+    found = sorted((_result(result) for result in grid), key=lambda trial: -(trial[METRIC] or -math.inf))
+    if all(trial["error"] for trial in found):
+        raise UserError(f"sweep {sweep.name}: every trial failed; the first: {found[0]['error']}")
+    write_bytes(results, json.dumps(found, indent=1).encode())
+    return found
+
+
+def check_space(plan: TrainingPlan, space: dict[str, Any]) -> None:
+    """Refuse a search space that varies nothing or something unknown.
+
+    Raises:
+        UserError: listing what can be varied.
+    """
+    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds")] + _parts(plan)
+    unknown = [key for key in space if key not in known]
+    if unknown or not space:
+        found = repr(unknown[0]) if unknown else "nothing"
+        raise UserError(f"search space: expected some of {', '.join(known)}; found {found}")
+
+
+def vary(plan: TrainingPlan, config: dict[str, Any], name: str) -> TrainingPlan:
+    """The plan with a trial's choices: parts go to the network, the rest to every stage."""
+    parts = {key: value for key, value in config.items() if key in _parts(plan)}
+    settings = {key: value for key, value in config.items() if key not in parts}
+    stages = [replace(stage, **settings) for stage in plan.stages]
+    return replace(plan, name=name, parts={**plan.parts, **parts}, stages=stages)
+
+
+def run_trial(config: dict[str, Any], sweep: Sweep) -> None:
+    """One trial: fit the varied plan on Ray Train, then score it on the validation set."""
+    name = f"{sweep.name}-{tune.get_context().get_trial_id()}"
+    plan = vary(sweep.plan, config, name)
+    probes: list[float] = []
+
+    def on_progress(metrics: dict[str, Any]) -> None:
+        if "probe_J" in metrics:
+            probes.append(metrics["probe_J"])
+
+    network = fit(plan, join(sweep.storage, sweep.name), on_progress, threads=sweep.threads)
+    model = Model.load(local_path(network))
+    scored = evaluate({name: model.start}, Truth(sweep.validation))[name]
+    tune.report(
+        {
+            METRIC: scored["J&F"],
+            "J_mean": scored["J"],
+            "F_mean": scored["F"],
+            "probe_J": probes[-1] if probes else math.nan,
+            "network": network,
+            "validation": ShardSet(sweep.validation).digest,
+        }
+    )
+
+
+def _tuner(sweep: Sweep, space: dict[str, Any], on_result: Callable[[dict[str, Any]], None]) -> tune.Tuner:
+    # The trial itself needs next to nothing: what it starts on Ray Train reserves its own CPUs.
+    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep), {"cpu": 0.01})
+    path = join(sweep.storage, sweep.name, "tune")
+    if tune.Tuner.can_restore(path):
+        return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
+    return tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            num_samples=sweep.trials,
+            max_concurrent_trials=sweep.concurrency,
+            search_alg=OptunaSearch(seed=sweep.seed),
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=join(sweep.storage, sweep.name), callbacks=[_Listener(on_result)], verbose=0
+        ),
+    )
+
+
+class _Listener(tune.Callback):
+    """Hands what trials report to a function of the driver."""
+
+    def __init__(self, on_result: Callable[[dict[str, Any]], None]):
+        self.on_result = on_result
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self.on_result({**result, "trial": trial.trial_id, "config": trial.config})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks; what listens may hold a terminal or a thread.
+        return {"on_result": _ignore}
+
+
+def _ignore(result: dict[str, Any]) -> None:
+    """Hear nothing."""
+
+
+def _result(result: Any) -> dict[str, Any]:
+    metrics = result.metrics or {}
+    return {
+        "trial": metrics.get("trial_id"),
+        "config": result.config,
+        METRIC: metrics.get(METRIC),
+        "J_mean": metrics.get("J_mean"),
+        "F_mean": metrics.get("F_mean"),
+        "network": metrics.get("network"),
+        "error": str(result.error).strip().splitlines()[-1] if result.error else None,
+    }
+
+
+def _parts(plan: TrainingPlan) -> list[str]:
+    _, sizes = NETWORKS[plan.network]
+    return [f.name for f in fields(sizes[plan.size])]
+
+
+def _claim(sweep: Sweep, space: dict[str, Any]) -> None:
+    """Write what the sweep is, or refuse a folder that holds another sweep: Tune would mix the two."""
+    path = join(sweep.storage, sweep.name, "sweep.json")
+    domains = {
+        key: {"kind": type(domain).__name__, **{k: v for k, v in vars(domain).items() if _plain(v)}}
+        if hasattr(domain, "sampler")
+        else domain
+        for key, domain in space.items()
+    }
+    content = {
+        "plan": json.loads(json.dumps(asdict(sweep.plan))),
+        "space": domains,
+        "trials": sweep.trials,
+        "seed": sweep.seed,
+        "validation": ShardSet(sweep.validation).digest,
+    }
+    if exists(path):
+        before = json.loads(read_bytes(path))
+        differing = [key for key in content if before.get(key) != content[key]]
+        if differing:
+            raise UserError(
+                f"sweep {sweep.name} in {sweep.storage} was started with another {', '.join(differing)}; "
+                f"choose another --name, or delete {join(sweep.storage, sweep.name)}"
+            )
+        return
+    write_bytes(path, json.dumps(content, indent=1).encode())
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (int, float, str, bool, list, tuple)) or value is None

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from vosforge.clip import Clip
+from vosforge.data.shards import ShardSet, clip_table, finish, write_shard
+from vosforge.storage import join, upload_file
+
+
+@pytest.fixture
+def build_shards() -> Callable[..., ShardSet]:
+    """Writes clips to a local folder or URI as one finished shard file and opens it."""
+
+    def build(uri: object, clips: Sequence[Clip], kind: str = "videos", rejected: Sequence[dict] = ()) -> ShardSet:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "part-00000.parquet"
+            write_shard([clip_table(clip, "tiny") for clip in clips], list(rejected), local)
+            upload_file(local, join(uri, local.name))
+        finish(str(uri), kind, {"made": "by a test"}, [local.name])
+        return ShardSet(str(uri))
+
+    return build

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vosforge.errors import UserError
+from vosforge.propagation import MemoryBank
+
+
+def fill(bank: MemoryBank, frames: range, permanent: tuple[int, ...] = (0,)) -> list[list[int]]:
+    """What is held after each frame; key and value carry the frame's number."""
+    held = []
+    for t in frames:
+        bank.add(t, torch.full((2, 3, 4, 5), float(t)), torch.full((2, 6, 4, 5), float(t)), permanent=t in permanent)
+        held.append(bank.frames)
+    return held
+
+
+def test_first_previous_and_every_fifth_frame_are_held():
+    held = fill(MemoryBank(every=5), range(12))
+    assert held[:3] == [[0], [0, 1], [0, 2]]
+    assert held[5:8] == [[0, 5], [0, 5, 6], [0, 5, 7]]
+    assert held[11] == [0, 5, 10, 11]
+
+
+def test_every_frame_is_held_when_asked():
+    assert fill(MemoryBank(every=1), range(4))[-1] == [0, 1, 2, 3]
+
+
+def test_objects_that_enter_later_keep_their_own_first_frame():
+    assert fill(MemoryBank(every=5), range(7, 18), permanent=(7,))[-1] == [7, 10, 15, 17]
+
+
+def test_budget_evicts_the_oldest_that_is_not_permanent():
+    bank = MemoryBank(every=2, budget=3)
+    held = fill(bank, range(8))
+    assert max(map(len, held)) == 3
+    assert held[-1] == [0, 6, 7]
+    assert bank.evicted == [2, 4]
+
+
+def test_smallest_budget_holds_first_and_previous():
+    assert fill(MemoryBank(every=1, budget=2), range(6))[2:] == [[0, t] for t in range(2, 6)]
+
+
+def test_permanent_frames_are_kept_even_beyond_the_budget():
+    assert fill(MemoryBank(every=1, budget=2), range(5), permanent=(0, 1, 2))[-1] == [0, 1, 2, 4]
+
+
+def test_read_stacks_what_is_held_in_time():
+    bank = MemoryBank(every=5)
+    fill(bank, range(7))
+    key, value = bank.read()
+    assert (key.shape, value.shape) == ((1, 2, 3, 3, 4, 5), (1, 2, 6, 3, 4, 5))
+    assert key[0, 0, 0, :, 0, 0].tolist() == value[0, 1, 5, :, 3, 4].tolist() == [0, 5, 6]
+    assert bank.bytes == 3 * 2 * (3 + 6) * 20 * 4
+
+
+@pytest.mark.parametrize(("every", "budget"), [(0, None), (5, 1), (5, 0)])
+def test_impossible_settings_are_refused(every, budget):
+    with pytest.raises(UserError, match="at least"):
+        MemoryBank(every, budget)
