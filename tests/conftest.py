@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 from vosforge.clip import Clip
 from vosforge.data.shards import ShardSet, clip_table, finish, write_shard
 from vosforge.storage import join, upload_file
+
+# Small networks do not gain from threads, and on a busy machine the threads wait for each other many times longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

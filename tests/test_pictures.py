@@ -5,7 +5,7 @@ import numpy as np
 from PIL import Image
 
 from vosforge import pictures
-from vosforge.data.image_files import davis_palette
+from vosforge.pictures import davis_palette
 
 
 def test_overlay_tints_objects_and_leaves_the_ground():

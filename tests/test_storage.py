@@ -102,9 +102,14 @@ def test_missing_shards_on_s3_are_named(bucket, build_shards):
 def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     target = tmp_path / "weights.bin"
     target.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), storage.write_aside(target) as aside:
-        aside.write_bytes(b"half of the n")
-        raise ZeroDivisionError
+
+    def fail_halfway():
+        with storage.write_aside(target) as aside:
+            aside.write_bytes(b"half of the n")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -63,4 +63,4 @@ class Clip:
     @property
     def objects(self) -> list[int]:
         """Ids of the objects seen in any frame, ascending."""
-        return [int(i) for i in np.unique(self.masks) if i]
+        return [int(i) for i in np.flatnonzero(np.bincount(self.masks.ravel(), minlength=1)) if i]

@@ -9,11 +9,19 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vosforge.data.image_files import davis_palette
 from vosforge.errors import UserError
 from vosforge.storage import write_aside
 
 _CAPTION_HEIGHT = 18
+
+
+def davis_palette() -> np.ndarray:
+    """The `(256, 3)` uint8 colours of the field: bit j of the index goes to channel j mod 3, high bits first."""
+    index = np.arange(256)
+    palette = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        palette[:, bit % 3] |= (((index >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return palette
 
 
 def overlay(frame: np.ndarray, mask: np.ndarray, strength: float = 0.5) -> np.ndarray:

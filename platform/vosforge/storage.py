@@ -148,14 +148,17 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except PermissionError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{target}: a parent of it is a file; choose another folder") from error
+    try:
         yield aside
         if aside.is_dir() and target.is_dir():
             shutil.rmtree(target)
         os.replace(aside, target)
     except PermissionError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
-    except NotADirectoryError as error:
-        raise UserError(f"{target}: a parent of it is a file; choose another folder") from error
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)

@@ -118,7 +118,8 @@ def test_impossible_recipes_are_refused(wrong):
 @pytest.mark.parametrize("scale", [0.45, 0.2, 0.1])
 def test_shrinking_warp_keeps_frame_and_mask_on_each_other(scale):
     # A wide ramp is its own measure: the value at a pixel tells where in the source it came from.
-    frame = np.repeat(np.linspace(0, 255, 400)[None, :, None], 3, axis=2).repeat(300, axis=0).astype(np.uint8)
+    ramp = np.linspace(0, 255, 400).round().astype(np.uint8)
+    frame = np.broadcast_to(ramp[None, :, None], (300, 400, 3)).copy()
     matrix, size = affine(scale), (int(300 * scale), int(400 * scale))
     warped, _ = warp(frame, np.zeros((300, 400), np.uint8), matrix, size, cv2.BORDER_REPLICATE)
     columns = np.arange(4, size[1] - 4)

@@ -80,7 +80,7 @@ def test_padding_slots_leave_the_others_unchanged(nano):
         expected = nano(frames, masks, valid)
         found = nano(frames, padded, torch.cat([valid, torch.zeros(2, 2, dtype=torch.bool)], dim=1))
     assert (found[:, :, :3] - expected).abs().max() < 1e-4
-    assert (found[:, :, 3:].softmax(dim=2) == 0).all() or (found.softmax(dim=2)[:, :, 3:] == 0).all()
+    assert (found.softmax(dim=2)[:, :, 3:] == 0).all()
 
 
 def test_videos_of_a_batch_do_not_see_each_other(nano):
@@ -102,6 +102,10 @@ def test_objects_are_told_apart_by_their_own_masks(nano):
 def test_gradients_reach_every_parameter():
     torch.manual_seed(0)
     network = build("stm", "nano").train()
+    # Residual branches start closed (their last norm's weight is 0) and would let nothing through on the first step.
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
     frames, masks, valid = batch((32, 48))
     network(frames, masks, valid).softmax(dim=2)[:, :, 1].square().mean().backward()
     # A bias of the memory's key shifts all affinities of a query position alike, and the softmax takes it out again.

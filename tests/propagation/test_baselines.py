@@ -132,7 +132,7 @@ def test_frames_and_masks_that_do_not_fit_are_refused(baseline):
     with pytest.raises(UserError, match=r"frame 0: the mask must have the frame's size \(32, 40\)"):
         propagator.step(texture(0, 32, 40), np.zeros((40, 32), np.uint8))
     propagator.step(texture(0, 32, 40), np.ones((32, 40), np.uint8))
-    with pytest.raises(UserError, match=r"frame 2: .*\(32, 40\), this one is \(40, 32\)"):
+    with pytest.raises(UserError, match=r"frame 1: .*\(32, 40\), this one is \(40, 32\)"):
         propagator.step(texture(0, 40, 32))
     with pytest.raises(UserError, match="float32"):
         baseline().step(texture(0, 32, 40).astype(np.float32))

@@ -13,18 +13,10 @@ import numpy as np
 from PIL import Image
 
 from vosforge.errors import UserError
+from vosforge.pictures import davis_palette
 
 JPEG_QUALITY = 95
 _MOST_GREY_LEVELS = 64
-
-
-def davis_palette() -> np.ndarray:
-    """The `(256, 3)` uint8 colours of the field: bit j of the index goes to channel j mod 3, high bits first."""
-    index = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        palette[:, bit % 3] |= (((index >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
-    return palette
 
 
 def encode_frame(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:

@@ -84,7 +84,8 @@ def pseudo_video(
     paths = [_motion(recipe, rng, recipe.paste_drift, recipe.paste_rotation, spread=0.35) for _ in pasted]
     sizes = rng.uniform(0.25, 0.6, len(pasted))
     # The picture's own objects may bear any id, so pasted ones take ids that it does not use.
-    free = [i for i in (*range(200, 256), *range(199, 0, -1)) if i not in image.objects]
+    taken = set(image.objects)
+    free = [i for i in (*range(200, 256), *range(199, 0, -1)) if i not in taken]
     gains = _colour_gains(recipe, rng)
 
     frames = np.empty((recipe.frames, height, width, 3), np.uint8)

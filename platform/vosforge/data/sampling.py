@@ -81,7 +81,10 @@ class ClipSampler:
         self.key = int.from_bytes(hashlib.sha256(json.dumps(identity).encode()).digest()[:8], "little")
 
     def clip(self, i: int) -> Clip:
-        """Training clip i: `recipe.frames` frames of `recipe.crop`, objects 1..K in its first frame, K >= 1."""
+        """Training clip i: `recipe.frames` frames of `recipe.crop`, objects 1..K in its first frame.
+
+        K is 0 only when several draws show no object that is large enough.
+        """
         rng = np.random.default_rng([self.key, i])
         for trial in range(_TRIALS):
             clip = self._draw(f"{i}", rng)

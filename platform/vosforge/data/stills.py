@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +16,7 @@ import pyarrow as pa
 from vosforge.clip import Clip
 from vosforge.data.layouts import SourceVideo, static_videos
 from vosforge.data.pseudo_video import PseudoVideoRecipe, pseudo_video
-from vosforge.data.shards import ShardSet, clip_table
+from vosforge.data.shards import ShardSet, Video, clip_table
 from vosforge.errors import UserError
 
 
@@ -25,57 +29,63 @@ class Still:
     seed: int
 
 
-class ShardStills:
-    """The videos of one frame of a shard set."""
+class Stills:
+    """Static images, decoded when they are asked for; the latest stay in memory.
 
-    def __init__(self, shards: ShardSet):
-        self.shards = shards
-        self.videos = [video for video in shards.videos if video.frames == 1 and len(video.objects)]
-        self.digest = shards.digest
-        if not self.videos:
-            raise UserError(f"{shards.uri}: holds no single image with an object; pseudo-video needs shards of images")
+    Attributes:
+        digest: of all images and masks.
+    """
+
+    digest: str
+    _KEPT = 64
+
+    def __init__(self, read: Callable[[int], Clip], count: int, digest: str):
+        self._decode, self._count, self.digest = read, count, digest
+        self._latest: OrderedDict[int, Clip] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.videos)
+        return self._count
 
     def read(self, i: int) -> Clip:
         """Image i as a clip of one frame."""
-        return self.shards.read(self.videos[i])
+        if i not in self._latest:
+            self._latest[i] = self._decode(i)
+            if len(self._latest) > self._KEPT:
+                self._latest.popitem(last=False)
+        return self._latest[i]
 
-
-class FileStills:
-    """Pairs of image and mask files."""
-
-    def __init__(self, videos: list[SourceVideo]):
-        self.videos = videos
-        content = hashlib.sha256()
-        for video in videos:
-            content.update(video.frames[0].read_bytes())
-            content.update(video.masks[0].read_bytes() if video.masks[0] else b"")
-        self.digest = content.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def read(self, i: int) -> Clip:
-        """Image i as a clip of one frame."""
-        return self.videos[i].read()
-
-
-Stills = ShardStills | FileStills
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_latest": OrderedDict()}
 
 
 def open_stills(data: str | None, images: Path | None, masks: Path | None) -> Stills:
-    """Static images from shards, or from two folders of files.
+    """Static images from shards, or from two folders of files with the same names.
 
     Raises:
-        UserError: unless exactly one of the two is given.
+        UserError: unless exactly one of the two is given, or when there is no image with an object.
     """
     if data is not None and images is None and masks is None:
-        return ShardStills(ShardSet(data))
+        shards = ShardSet(data)
+        videos = [video for video in shards.videos if video.frames == 1 and len(video.objects)]
+        if not videos:
+            raise UserError(f"{data}: holds no single image with an object; pseudo-video needs shards of images")
+        return Stills(partial(_read_shard, shards, videos), len(videos), shards.digest)
     if data is None and images is not None and masks is not None:
-        return FileStills(static_videos(images, masks, images.name))
+        pairs = static_videos(images, masks, images.name)
+        content = hashlib.sha256()
+        for pair in pairs:
+            for path in (*pair.frames, *pair.masks):
+                content.update(path.read_bytes() if path else b"")
+        return Stills(partial(_read_files, pairs), len(pairs), content.hexdigest())
     raise UserError("give either --data with shards of images, or both --images and --masks")
+
+
+def _read_shard(shards: ShardSet, videos: list[Video], i: int) -> Clip:
+    return shards.read(videos[i])
+
+
+def _read_files(pairs: list[SourceVideo], i: int) -> Clip:
+    return pairs[i].read()
 
 
 def pseudo_video_table(stills: Stills, recipe: PseudoVideoRecipe, item: Still) -> pa.Table:

@@ -44,7 +44,8 @@ def build(name: str, size: str = "paper", **parts: Any) -> MemoryNetwork:
         parts["strides"] = tuple(parts["strides"])
     resolved = replace(sizes[size], **parts)
     network = cls(resolved)
-    network.description = {"name": name, "size": size, "parts": asdict(resolved)}
+    # In JSON's own types, so that a network built and the same one loaded describe themselves alike.
+    network.description = json.loads(json.dumps({"name": name, "size": size, "parts": asdict(resolved)}))
     return network
 
 

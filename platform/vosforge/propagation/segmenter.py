@@ -43,21 +43,13 @@ class Segmenter:
         Raises:
             UserError: for a frame or mask of another form or size, naming the frame's position.
         """
-        self._index += 1
         image = self._checked(frame)
+        given = None if mask is None else self._checked_mask(mask, (image.shape[-2], image.shape[-1]))
+        self._index += 1
+        self._size = (image.shape[-2], image.shape[-1])
         probabilities = self.predict(image)
-        if mask is not None:
-            given = torch.as_tensor(np.ascontiguousarray(mask) if isinstance(mask, np.ndarray) else mask)
-            if tuple(given.shape) != self._size:
-                raise UserError(
-                    f"frame {self._index}: the mask must have the frame's size {self._size}, found {tuple(given.shape)}"
-                )
-            if given.is_floating_point() or not 0 <= int(given.min()) <= int(given.max()) <= MAX_OBJECTS:
-                raise UserError(
-                    f"frame {self._index}: the mask must hold whole ids 0..{MAX_OBJECTS}, found {given.dtype} "
-                    f"{given.min().item()}..{given.max().item()}"
-                )
-            probabilities = self._with_given(probabilities, given.to(self.device))
+        if given is not None:
+            probabilities = self._with_given(probabilities, given)
         self.memorise(image, probabilities)
         return probabilities
 
@@ -75,19 +67,30 @@ class Segmenter:
         return ids[probabilities.argmax(dim=0).cpu().numpy()]
 
     def _checked(self, frame: Frame) -> torch.Tensor:
-        image = torch.as_tensor(frame)
+        """The frame as `(1, 3, H, W)` float on the device, or a `UserError`."""
+        position = f"frame {self._index + 1}"
+        image = torch.as_tensor(np.array(frame)) if isinstance(frame, np.ndarray) else frame
         if image.ndim == 3 and image.shape[-1] == 3 and image.dtype == torch.uint8:
             image = image.permute(2, 0, 1).float() / 255
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise UserError(
-                f"frame {self._index}: expected (3, H, W) float or (H, W, 3) uint8, "
-                f"found {tuple(image.shape)} {image.dtype}"
+                f"{position}: expected (3, H, W) float or (H, W, 3) uint8, found {tuple(image.shape)} {image.dtype}"
             )
         size = (image.shape[1], image.shape[2])
         if self._size not in (None, size):
-            raise UserError(f"frame {self._index}: the video's frames are {self._size}, this one is {size}")
-        self._size = size
+            raise UserError(f"{position}: the video's frames are {self._size}, this one is {size}")
         return image[None].to(self.device)
+
+    def _checked_mask(self, mask: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """The mask on the device, or a `UserError`."""
+        position = f"frame {self._index + 1}"
+        given = torch.as_tensor(np.array(mask)) if isinstance(mask, np.ndarray) else mask
+        if tuple(given.shape) != size:
+            raise UserError(f"{position}: the mask must have the frame's size {size}, found {tuple(given.shape)}")
+        if given.is_floating_point() or not 0 <= int(given.min()) <= int(given.max()) <= MAX_OBJECTS:
+            found = f"{given.dtype} {given.min().item()}..{given.max().item()}"
+            raise UserError(f"{position}: the mask must hold whole ids 0..{MAX_OBJECTS}, found {found}")
+        return given.to(self.device)
 
     def _with_given(self, probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Enter given objects: their pixels win, the known objects lose there, ids stay ascending."""

@@ -88,7 +88,7 @@ def check_space(plan: TrainingPlan, space: dict[str, Any]) -> None:
     Raises:
         UserError: listing what can be varied.
     """
-    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds")] + _parts(plan)
+    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds", "also")] + _parts(plan)
     unknown = [key for key in space if key not in known]
     if unknown or not space:
         found = repr(unknown[0]) if unknown else "nothing"

@@ -19,10 +19,10 @@ def stage_sampler(stage: Stage, sets: list[ShardSet], seed: int) -> ClipSampler:
     Raises:
         UserError: when there is none.
     """
-    usable = [shards for shards in sets if shards.kind in stage.kinds]
-    if not usable:
+    if not any(shards.kind in stage.kinds for shards in sets):
         found = ", ".join(f"{shards.uri} ({shards.kind})" for shards in sets) or "none"
         raise UserError(f"stage {stage.name} needs shards of kind {' or '.join(stage.kinds)} in --data; found {found}")
+    usable = [shards for shards in sets if shards.kind in stage.kinds + stage.also]
     return ClipSampler(usable, stage.sampling, seed, stage.name)
 
 

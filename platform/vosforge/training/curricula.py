@@ -16,7 +16,8 @@ class Stage:
 
     Attributes:
         name: "images", "bl30k" or "videos".
-        kinds: kinds of shard sets that it learns from.
+        kinds: kinds of shard sets that it learns from; at least one set of them is needed.
+        also: further kinds that are mixed in where they are given, so that earlier stages are not forgotten.
         steps: optimiser steps.
         batch: *global* batch in clips, over all workers.
         sampling: how clips are cut.
@@ -42,6 +43,7 @@ class Stage:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     hardest: float = 1.0
+    also: tuple[str, ...] = ()
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, a pure function of it: nothing to save, nothing to restore."""
@@ -98,6 +100,7 @@ def _nano(name: str, steps: int, frames: int) -> Stage:
         optimizer="adamw",
         weight_decay=1e-2,
         clip_norm=1.0,
+        also=() if name == "images" else ("pseudo_video",),
     )
 
 

@@ -1,0 +1,59 @@
+"""The rules of the house: names that shadow nothing, and who may import Ray or MLflow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM_FOLDERS = ("jobs", "datasets", "tuning")
+PROGRAMS = sorted(path for folder in PROGRAM_FOLDERS for path in (ROOT / folder).glob("*.py"))
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("folder", ["platform", *PROGRAM_FOLDERS])
+def test_top_level_folders_are_no_packages(folder):
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_programs_shadow_no_module(program):
+    installed = set(importlib.metadata.packages_distributions()) - {"vosforge"}
+    assert program.stem not in sys.stdlib_module_names
+    assert program.stem not in installed
+
+
+@pytest.mark.parametrize("folder", [".", *PROGRAM_FOLDERS])
+def test_libraries_import_from_every_folder(folder):
+    # `python -c` puts the working directory first on the path, as a program's folder is when it runs.
+    done = run("import platform; platform.system(); import torch, cv2, ray.data, ray.train, mlflow", ROOT / folder)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_programs_answer_help(program):
+    done = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, timeout=120, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def test_networks_data_and_the_bare_loop_need_neither_ray_nor_mlflow():
+    modules = (
+        "vosforge.networks, vosforge.propagation, vosforge.evaluation.running, vosforge.pictures, "
+        "vosforge.data.rendering, vosforge.data.rendered, vosforge.data.stills, vosforge.data.layouts, "
+        "vosforge.data.sampling, vosforge.training.loop"
+    )
+    done = run(f"import {modules}, sys; print([m for m in ('ray', 'mlflow') if m in sys.modules])", ROOT)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_decoding_workers_start_without_torch():
+    done = run("import vosforge.training.clip_order, sys; print('torch' in sys.modules)", ROOT)
+    assert done.stdout.strip() == "False", done.stderr
