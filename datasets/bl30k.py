@@ -49,6 +49,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    out = cluster.lasting(out, "--out")
     recipe = SceneRecipe(height=height, width=width, frames=frames, speed=speed)
     pictures, digest = read_textures(textures)
     items = [SceneItem(seed, video) for video in range(videos)]

@@ -42,6 +42,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    out = cluster.lasting(out, "--out")
     source = find_videos(root, layout, split, licence)
     print(f"{root}: layout {source.layout} ({source.reason}), {len(source.videos)} videos of kind {source.kind}")
     cluster.connect(verbose)

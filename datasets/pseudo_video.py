@@ -53,6 +53,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    out = cluster.lasting(out, "--out")
     stills = open_stills(data, images, masks)
     recipe = PseudoVideoRecipe(
         frames=frames, size=(size, size), drift=drift, paste=paste, paste_drift=paste_drift, rotation=15, shear=5

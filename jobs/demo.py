@@ -12,12 +12,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table
 from vosforge.storage import check_space, check_writable, write_bytes
+from vosforge.tracking import default_store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Training never sees these, nor pictures made from them.
@@ -45,11 +47,11 @@ _COLUMNS = ["set", "method", "J", "F", "J&F", "objects", "frames/s"]
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain: a name, what it does in words, and a command or a function."""
+    """One link of the chain: a name, what it does in words, and a program's command or a function of this file."""
 
     name: str
     says: str
-    run: list[str] | Callable[[], None]
+    run: str | partial[None]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
-    out = out.resolve()
+    out = Path(cluster.lasting(out, "--out"))
     links = chain(out, data, QUICK if quick else Scale())
     if dry_run:
         for link in links:
@@ -96,14 +98,17 @@ def main(
         shutil.rmtree(out, ignore_errors=True)
     check_writable(out)
     check_space(out, _NEEDED_DISK)
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{out / 'mlflow.db'}")
+    os.environ.setdefault("MLFLOW_TRACKING_URI", default_store(out))
     done_file = out / "links.json"
     done: dict[str, Any] = json.loads(done_file.read_text()) if done_file.exists() else {}
+    other = [link.name for link in links if done.get(link.name, {}).get("command", shown(link)) != shown(link)]
+    if other:
+        raise UserError(f"{out}: link {other[0]} was run with other options; add --fresh or choose another --out")
     started = time.monotonic()
     try:
         for number, link in enumerate(links, 1):
             head = f"[{number}/{len(links)}] {link.name}: {link.says}"
-            if done.get(link.name, {}).get("command") == shown(link):
+            if link.name in done:
                 print(f"{head} - done before", flush=True)
                 continue
             print(f"\n{head}\n    {shown(link)}", flush=True)
@@ -117,233 +122,63 @@ def main(
 
 
 def chain(out: Path, data: Path | None, scale: Scale) -> list[Link]:
-    """The links in order."""
-    shards, runs, tests = out / "shards", out / "runs", out / "shards" / "test"
-    trained = runs / "stm-nano" / "network.safetensors"
-    size = ["--height", "128", "--width", "128"]
-    steps = ["--steps", str(scale.steps)] if scale.steps else []
-    clip = ["--clips-per-image", str(scale.clips_per_image), "--size", "128", "--clips-per-file", "60"]
-    # Larger motion than in training, so that copying the first mask is no way out.
-    moving = ["--frames", "8", "--drift", "0.05", "--paste-drift", "0.08"]
-    pictured = ["--textures", str(out / "textures")]
-    real = ["--truth", str(data), "--split", "val", "--short-side", "128", "--protocol", "davis2016"]
-    sets = ["--truth", str(tests / "photographs"), str(tests / "rendered")]
-    members = [f"member-{i}={out / 'ensemble' / f'member-{i}.safetensors'}" for i in range(scale.trials)]
-    models = ["--model", f"stm-nano={trained}", *members, f"ensemble={out / 'ensemble'}"]
+    """The links in order; all but four are commands."""
+    o = shlex.quote(str(out))
+    shards, tests, trained = f"{o}/shards", f"{o}/shards/test", f"{o}/runs/stm-nano/network.safetensors"
+    members = " ".join(f"member-{i}={o}/ensemble/member-{i}.safetensors" for i in range(scale.trials))
+    models = f"--model stm-nano={trained} {members} ensemble={o}/ensemble"
+    small = "--frames 8 --height 128 --width 128"
+    steps = f" --steps {scale.steps}" if scale.steps else ""
+    real = "" if data is None else shlex.quote(str(data.resolve()))
+    held_out = f"{o}/photographs/held-out"
     links = [
-        Link("photographs", "write scikit-image's photographs and our masks", lambda: write_photographs(out)),
-        program(
-            "ingest",
-            "photographs to shards",
-            "datasets/ingest.py",
-            "--root",
-            out / "photographs" / "train",
-            "--out",
-            shards / "photographs",
-        ),
-        program(
-            "pseudo-video",
-            "moving clips from still images",
-            "datasets/pseudo_video.py",
-            "--data",
-            shards / "photographs",
-            "--out",
-            shards / "pseudo-video",
-            *clip,
-            "--paste",
-            "2",
-        ),
-        program(
-            "rendered",
-            "videos of rendered objects",
-            "datasets/bl30k.py",
-            "--videos",
-            scale.rendered,
-            "--frames",
-            "8",
-            *size,
-            "--speed",
-            "4",
-            *pictured,
-            "--videos-per-file",
-            "60",
-            "--out",
-            shards / "rendered",
-        ),
-        program(
-            "validation",
-            "rendered videos to choose by",
-            "datasets/bl30k.py",
-            "--videos",
-            scale.tested,
-            "--frames",
-            "8",
-            *size,
-            "--speed",
-            "8",
-            "--seed",
-            "1",
-            "--out",
-            shards / "validation",
-        ),
-        program(
-            "test-rendered",
-            "rendered videos never trained on",
-            "datasets/bl30k.py",
-            "--videos",
-            scale.tested,
-            "--frames",
-            "8",
-            *size,
-            "--speed",
-            "8",
-            "--seed",
-            "2",
-            "--out",
-            tests / "rendered",
-        ),
-        program(
-            "test-photographs",
-            "moving clips from photographs never trained on",
-            "datasets/pseudo_video.py",
-            "--images",
-            out / "photographs" / "held-out" / "images",
-            "--masks",
-            out / "photographs" / "held-out" / "masks",
-            "--out",
-            tests / "photographs",
-            "--clips-per-image",
-            max(1, scale.tested // 3),
-            "--size",
-            "128",
-            *moving,
-            "--seed",
-            "3",
-        ),
-        program(
-            "train",
-            "STM nano through both stages on Ray Train",
-            "jobs/train.py",
-            "--network",
-            "stm",
-            "--size",
-            "nano",
-            "--stages",
-            "images",
-            "bl30k",
-            "--data",
-            shards / "pseudo-video",
-            shards / "rendered",
-            "--storage",
-            runs,
-            *steps,
-        ),
-        program(
-            "search",
-            f"{scale.trials} trials with Ray Tune",
-            "tuning/stm.py",
-            "--trials",
-            scale.trials,
-            "--data",
-            shards / "rendered",
-            shards / "pseudo-video",
-            "--stages",
-            "images",
-            "--steps",
-            scale.search_steps,
-            "--validation",
-            shards / "validation",
-            "--initial",
-            trained,
-            "--storage",
-            runs,
-            "--name",
-            "search",
-        ),
-        program(
-            "ensemble",
-            "the best trials as one model",
-            "tuning/ensemble.py",
-            "--sweeps",
-            runs / "search",
-            "--members",
-            scale.trials,
-            "--out",
-            out / "ensemble",
-        ),
-        program(
-            "evaluate",
-            "J and F beside the baselines",
-            "jobs/evaluate.py",
-            *sets,
-            *models,
-            "--json",
-            out / "evaluation.json",
-        ),
-    ]
-    if data is not None:
-        links.append(
-            program(
-                "evaluate-real",
-                f"the same on {data}",
-                "jobs/evaluate.py",
-                *real,
-                *models,
-                "--json",
-                out / "evaluation-real.json",
-            )
-        )
-    return [
-        *links,
-        program(
-            "register",
-            "the ensemble in MLflow's registry",
-            "jobs/register.py",
-            "--model",
-            out / "ensemble",
-            "--name",
-            "vosforge-demo",
-            "--alias",
-            "champion",
-            "--report",
-            out / "evaluation.json",
-            "--method",
-            "ensemble",
-            "--store-folder",
-            out,
-        ),
-        Link("clip", "one held-out clip as frames and a first mask", lambda: write_clip(out)),
-        program(
-            "segment",
-            "the registered model in a fresh process",
-            "jobs/segment.py",
-            "--model",
-            "models:/vosforge-demo@champion",
-            "--video",
-            out / "clip" / "frames",
-            "--mask",
-            out / "clip" / "first-mask.png",
-            "--out",
-            out / "masks",
-            "--overlay",
-            "--fps",
-            "4",
-        ),
-        Link("pictures", "overlay video and contact sheet", lambda: write_pictures(out)),
-    ]
-
-
-def program(name: str, says: str, path: str, *arguments: object) -> Link:
-    """A link that runs one of vosforge's programs."""
-    return Link(name, says, [str(REPOSITORY / path), *map(str, arguments)])
+        Link("photographs", "write scikit-image's photographs and our masks", partial(write_photographs, out)),
+        Link("ingest", "photographs to shards",
+             f"datasets/ingest.py --root {o}/photographs/train --out {shards}/photographs"),
+        Link("pseudo-video", "clips of three frames from still images",
+             f"datasets/pseudo_video.py --data {shards}/photographs --out {shards}/pseudo-video "
+             f"--clips-per-image {scale.clips_per_image} --size 128"),
+        Link("rendered", "videos of rendered objects",
+             f"datasets/bl30k.py --videos {scale.rendered} --out {shards}/rendered {small} --speed 4 "
+             f"--textures {o}/textures"),
+        Link("validation", "rendered videos to choose by",
+             f"datasets/bl30k.py --videos {scale.tested} --out {shards}/validation {small} --speed 8 --seed 1"),
+        Link("test-rendered", "rendered videos that nothing is trained on or chosen by",
+             f"datasets/bl30k.py --videos {scale.tested} --out {tests}/rendered {small} --speed 8 --seed 2"),
+        Link("test-photographs", "clips from photographs that nothing is trained on",
+             f"datasets/pseudo_video.py --images {held_out}/images --masks {held_out}/masks --out {tests}/photographs "
+             f"--clips-per-image {scale.tested // 3} --size 128 --frames 8 --drift 0.05 --paste-drift 0.08 --seed 3"),
+        Link("train", "STM nano through two stages on Ray Train",
+             f"jobs/train.py --network stm --size nano --stages images bl30k "
+             f"--data {shards}/pseudo-video {shards}/rendered --storage {o}/runs{steps}"),
+        Link("search", f"{scale.trials} trials with Ray Tune, each from the trained network",
+             f"tuning/stm.py --trials {scale.trials} --data {shards}/pseudo-video {shards}/rendered "
+             f"--validation {shards}/validation --initial {trained} --steps {scale.search_steps} "
+             f"--storage {o}/runs --name search"),
+        Link("ensemble", "the best trials as one model",
+             f"tuning/ensemble.py --sweeps {o}/runs/search --members {scale.trials} --out {o}/ensemble"),
+        Link("evaluate", "J and F on held-out clips, beside baselines",
+             f"jobs/evaluate.py --truth {tests}/photographs {tests}/rendered {models} --json {o}/evaluation.json"),
+        Link("evaluate-real", "J and F on real video, frames reduced to 128 pixels",
+             f"jobs/evaluate.py --truth {real} --split val --protocol davis2016 --short-side 128 {models} "
+             f"--json {o}/evaluation-real.json"),
+        Link("register", "the ensemble in MLflow's registry",
+             f"jobs/register.py --model {o}/ensemble --name vosforge-demo --alias champion "
+             f"--report {o}/evaluation.json --method ensemble --store-folder {o}"),
+        Link("clip", "a held-out clip as frames and a first mask", partial(write_clip, out)),
+        Link("segment", "the registered model, in a fresh process",
+             f"jobs/segment.py --model models:/vosforge-demo@champion --video {o}/clip/frames "
+             f"--mask {o}/clip/first-mask.png --out {o}/masks --overlay --fps 4"),
+        Link("pictures", "overlay video and contact sheet", partial(write_pictures, out)),
+    ]  # fmt: skip
+    return [link for link in links if data is not None or link.name != "evaluate-real"]
 
 
 def shown(link: Link) -> str:
     """The link's command as a user would type it at the repository's root."""
     if callable(link.run):
-        return "(in this program)"
-    root = f"{REPOSITORY}/"
-    return " ".join(["python", *(argument.replace(root, "") for argument in link.run)])
+        return f"({link.run.func.__name__} of jobs/demo.py)"
+    return f"python {link.run}".replace(f"{REPOSITORY}/", "")
 
 
 def perform(link: Link) -> None:
@@ -352,8 +187,14 @@ def perform(link: Link) -> None:
         link.run()
         return
     cluster.connect()
-    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    process = subprocess.Popen([sys.executable, *link.run], env=environment)
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        # Threads that wait actively bring a busy machine of two cores to a standstill.
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    path, *arguments = shlex.split(link.run)
+    process = subprocess.Popen([sys.executable, str(REPOSITORY / path), *arguments], env=environment)
     try:
         status = process.wait()
     except KeyboardInterrupt:

@@ -75,6 +75,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    storage = cluster.lasting(storage, "--storage")
     chosen = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
     settings = {key: value for key, value in chosen.items() if value is not None}
     plan = TrainingPlan(

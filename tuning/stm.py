@@ -60,6 +60,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    storage = cluster.lasting(storage, "--storage")
     chosen = curricula.stages("stm", size, stages or ["bl30k"])
     plan = TrainingPlan(
         name=name,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from vosforge.errors import UserError
+from vosforge.storage import absolute
 
 # Tasks of data and training overlap on small machines; fewer logical CPUs than this and they would wait on each other.
 _FEWEST_CPUS = 4
+_EXPECTED_PROCESSES = 16
+# Ray sets this for the driver of a submitted job.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def connect(verbose: bool = False, cpus: int | None = None) -> dict[str, Any]:
@@ -36,6 +41,8 @@ def connect(verbose: bool = False, cpus: int | None = None) -> dict[str, Any]:
             ray.init(address=address, **quiet)
         else:
             count = cpus or max(_FEWEST_CPUS, os.cpu_count() or 1)
+            # Ray warns, over and over, when small machines start many processes; here that is meant.
+            os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_EXPECTED_PROCESSES))
             ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
     except (ConnectionError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no answer"])[0]
@@ -43,3 +50,15 @@ def connect(verbose: bool = False, cpus: int | None = None) -> dict[str, Any]:
             f"Ray at {address or 'this machine'} cannot be used: {reason}; start it, or unset RAY_ADDRESS"
         ) from error
     return ray.cluster_resources()
+
+
+def lasting(uri: str | Path, flag: str) -> str:
+    """The URI made absolute; in a submitted job a relative one would vanish with the job's own folder.
+
+    Raises:
+        UserError: for a relative path in a submitted job, naming the flag.
+    """
+    relative = "://" not in str(uri) and not os.path.isabs(uri)
+    if relative and _SUBMITTED in os.environ:
+        raise UserError(f"{flag} {uri}: a submitted job needs an absolute path or s3:// URI, on storage that lasts")
+    return absolute(uri)

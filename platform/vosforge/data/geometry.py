@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 _SMALLEST_OBJECT = 0.002
+_FILL = (124, 116, 104)
 
 
 def affine(
@@ -18,7 +19,7 @@ def affine(
 
 
 def warp(
-    frame: np.ndarray, mask: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int
+    frame: np.ndarray, mask: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int = cv2.BORDER_CONSTANT
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frame and mask through one map: linear interpolation for the frame, nearest for the mask.
 
@@ -27,7 +28,8 @@ def warp(
         mask: `(H, W)` uint8 ids; 0 outside.
         matrix: `(3, 3)` affine, source to target pixels.
         size: (height, width) of the target.
-        border: OpenCV's border mode for the frame.
+        border: OpenCV's border mode for the frame; outside a constant border lies the mean colour of photographs,
+            as in the STCN family. A mirrored border would show objects that the mask does not have.
 
     Returns:
         The warped frame and mask.
@@ -42,7 +44,7 @@ def warp(
         x, y = mask.shape[1] / small[0], mask.shape[0] / small[1]
         # Pixel centres lie at whole numbers, so the corner of the picture is at -1/2 in both grids.
         scaled = matrix @ np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
-    warped = cv2.warpAffine(frame, scaled[:2], target, flags=cv2.INTER_LINEAR, borderMode=border)
+    warped = cv2.warpAffine(frame, scaled[:2], target, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=_FILL)
     return warped, cv2.warpAffine(mask, matrix[:2], target, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT)
 
 

@@ -92,7 +92,7 @@ def pseudo_video(
     masks = np.empty((recipe.frames, height, width), np.uint8)
     for t in range(recipe.frames):
         matrix = base[t] @ cover
-        frames[t], masks[t] = warp(image.frames[0], image.masks[0], matrix, recipe.size, cv2.BORDER_REFLECT_101)
+        frames[t], masks[t] = warp(image.frames[0], image.masks[0], matrix, recipe.size)
         for identity, cut, path, size in zip(free, pasted, paths, sizes, strict=False):
             scale = size * min(height, width) / max(cut.size)
             centre = affine(scale=scale, shift=(width / 2, height / 2)) @ affine(shift=_minus_centre(cut.size))

@@ -10,7 +10,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 
-import cv2
 import numpy as np
 
 from vosforge.clip import Clip
@@ -136,7 +135,7 @@ class ClipSampler:
             rotation, shear = rng.uniform(-1, 1, 2) * (recipe.rotation, recipe.shear)
             about_centre = mirror @ affine(shift=(-x, -y))
             matrix = affine(1 / window, rotation, shear, shift=(columns / 2, rows / 2)) @ about_centre
-            warped, masks[t] = warp(clip.frames[t], clip.masks[t], matrix, recipe.crop, cv2.BORDER_REFLECT_101)
+            warped, masks[t] = warp(clip.frames[t], clip.masks[t], matrix, recipe.crop)
             frames[t] = np.clip(warped * gain + offset, 0, 255)
         return Clip(name, frames, keep_objects(masks, recipe.objects, rng))
 

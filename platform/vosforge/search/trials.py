@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import optuna
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 
@@ -74,6 +75,7 @@ def run_sweep(
     _claim(sweep, space)
     if exists(results):
         return json.loads(read_bytes(results))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     grid = _tuner(sweep, space, on_result).fit()
     found = sorted((_result(result) for result in grid), key=lambda trial: -(trial[METRIC] or -math.inf))
     if all(trial["error"] for trial in found):

@@ -1,0 +1,119 @@
+"""What a killed process or Ctrl-C costs: nothing that was finished."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def environment(folder: Path) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return {**kept, "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    command = [sys.executable, ROOT / "datasets" / "bl30k.py", "--videos", 4, "--out", folder / "bl30k"]
+    size = ["--frames", 4, "--height", 64, "--width", 64]
+    subprocess.run([*map(str, command + size)], check=True, capture_output=True, timeout=200, env=environment(folder))
+    return folder / "bl30k"
+
+
+def start(shards: Path, storage: Path) -> subprocess.Popen[str]:
+    command = [
+        sys.executable, ROOT / "jobs" / "train.py", "--network", "stm", "--size", "nano", "--stages", "bl30k",
+        "--data", shards, "--storage", storage, "--steps", 60, "--batch", 4, "--crop", 48, "--checkpoint-every", 10,
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [*map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(storage),
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], storage: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    return printed, safetensors.torch.load_file(storage / "stm-nano" / "network.safetensors")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shards, tmp_path_factory) -> dict[str, torch.Tensor]:
+    storage = tmp_path_factory.mktemp("undisturbed")
+    return finish(start(shards, storage), storage)[1]
+
+
+def wait_for_checkpoint(storage: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not list((storage / "stm-nano").glob("step_*/position.json")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+
+
+def ray_processes(word: str = "") -> set[int]:
+    """Processes of Ray on this machine in whose command line a word stands."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if ("ray::" in line or "/ray/" in line) and word in line:
+            found.add(int(folder.name))
+    return found
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_killed_worker_is_restarted_and_the_weights_are_the_same(shards, undisturbed, tmp_path):
+    process = start(shards, tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    workers = ray_processes("RayTrainWorker")
+    assert workers
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    assert_equal(finish(process, tmp_path)[1], undisturbed)
+
+
+def test_killed_driver_goes_on_with_the_same_command(shards, undisturbed, tmp_path):
+    process = start(shards, tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "stm-nano" / "network.safetensors").exists()
+    printed, weights = finish(start(shards, tmp_path), tmp_path)
+    assert "stm-nano: 1/60" not in printed
+    assert_equal(weights, undisturbed)
+
+
+def test_ctrl_c_leaves_no_ray_process_and_a_run_that_goes_on(shards, undisturbed, tmp_path):
+    before = ray_processes()
+    process = start(shards, tmp_path)
+    wait_for_checkpoint(tmp_path, process)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, printed
+    assert "the same command goes on" in printed
+    deadline = time.monotonic() + 30
+    while (stray := ray_processes() - before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not stray
+    assert_equal(finish(start(shards, tmp_path), tmp_path)[1], undisturbed)

@@ -1,0 +1,39 @@
+"""Real video, where `VOSFORGE_DATA` points at it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vosforge.data.layouts import find_videos
+from vosforge.evaluation.running import Truth, evaluate
+from vosforge.propagation import CopyFirstMask
+
+DATA = Path(os.environ.get("VOSFORGE_DATA", ""))
+pytestmark = pytest.mark.skipif(
+    not (DATA / "DAVIS" / "JPEGImages").is_dir(), reason="VOSFORGE_DATA does not point at a folder with DAVIS"
+)
+
+
+def test_davis_is_recognised_with_its_splits():
+    found = find_videos(DATA / "DAVIS", split="val")
+    assert (found.layout, found.kind, len(found.videos)) == ("davis", "videos", 8)
+    assert all(None not in video.masks for video in found.videos)
+    clip = found.videos[0].read()
+    assert clip.size == (480, 854)
+    assert clip.objects == [1]
+
+
+def test_jpeg_bytes_of_davis_are_kept():
+    video = find_videos(DATA / "DAVIS", split="val").videos[0]
+    stored = video.table().column("image").to_pylist()
+    assert stored == [path.read_bytes() for path in video.frames]
+
+
+def test_copying_the_first_mask_scores_as_it_is_known_to():
+    truth = Truth(str(DATA / "DAVIS"), split="val")
+    scored = evaluate({"copy": CopyFirstMask}, truth, protocol="davis2016")["copy"]
+    assert scored["J&F"] == pytest.approx(0.258, abs=0.002)
+    assert scored["videos"] == 8

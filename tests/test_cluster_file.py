@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+
+
+def test_cluster_file_is_what_ray_accepts():
+    jsonschema.validate(CLUSTER, SCHEMA)
+    validate_config(prepare_config(copy.deepcopy(CLUSTER)))
+
+
+def test_mistakes_in_it_would_be_found():
+    wrong = copy.deepcopy(CLUSTER)
+    wrong["head_node_type"] = "nobody"
+    with pytest.raises(ValueError, match="head_node_type"):
+        validate_config(prepare_config(wrong))
+
+
+def test_nodes_install_every_dependency_of_the_package():
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M).group(1)
+    names = [re.match(r"[\w-]+", entry).group() for entry in re.findall(r'"([^"]+)"', dependencies)]
+    commands = " ".join(CLUSTER["setup_commands"])
+    assert [name for name in names if not re.search(rf"\b{name}\b", commands)] == []
+    assert "libgl1" in commands
+
+
+def test_shipped_folder_leaves_data_runs_and_history_behind():
+    environment = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
+    assert environment["py_modules"] == ["platform/vosforge"]
+    assert {".git", "runs", "shards", ".venv*"} <= set(environment["excludes"])
+
+
+def test_lock_pins_every_dependency_and_carries_no_address():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r'[\w.-]+==[\w.+!-]+(; python_version (<|>=) "3\.11")?', line) for line in lines)
+    pinned = {line.split("==")[0] for line in lines}
+    assert {"ray", "torch", "mlflow", "numpy", "opencv-python", "timm", "tyro", "optuna", "numba"} <= pinned
