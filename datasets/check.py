@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import numpy as np
 import tyro
 
-from vosforge import console, pictures
+from vosforge import pictures
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.storage import join, sha256

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import tyro
 
-from vosforge import cluster, console
+from vosforge import cluster
 from vosforge.data.factory import build
 from vosforge.data.layouts import SourceVideo, find_videos
 

@@ -22,6 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import numpy as np
 import ray
 import skimage.data
@@ -29,7 +34,7 @@ import tyro
 from PIL import Image
 
 import vosforge
-from vosforge import cluster, console, pictures
+from vosforge import cluster, pictures
 from vosforge.data.image_files import encode_frame, encode_mask
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError

@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
+import numpy as np
 import tyro
 
-from vosforge import console
+from vosforge.clip import Clip
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table
 from vosforge.evaluation.running import Truth, evaluate, score_masks
-from vosforge.propagation import CopyFirstMask, OpticalFlow
+from vosforge.propagation import CopyFirstMask, Model, OpticalFlow, segment_clip
 from vosforge.registry import load_model
 from vosforge.storage import write_bytes
 from vosforge.tracking import default_store
@@ -43,7 +50,7 @@ class Options:
     limit: int | None = None
     """Most videos of each set."""
     short_side: int | None = None
-    """Pixels to which frames are reduced before they are segmented; scores are at full size."""
+    """Pixels to which models see frames reduced; baselines see them whole, and scores are at full size."""
     json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None
     """Write the report, with every video's scores, to this file or URI."""
     device: str = "cpu"
@@ -57,11 +64,13 @@ def main(options: Options) -> None:
     console.verbosity(options.verbose)
     if bool(options.model) == (options.masks is not None):
         raise UserError("give either --model, one or several, or --masks with predicted masks")
-    methods: dict[str, Any] = {"copy first mask": CopyFirstMask, "DIS flow": OpticalFlow}
+    methods = {
+        "copy first mask": lambda clip: segment_clip(CopyFirstMask(), clip),
+        "DIS flow": lambda clip: segment_clip(OpticalFlow(), clip),
+    }
     for entry in options.model:
         name, _, uri = entry.rpartition("=")
-        loaded = load_model(uri, default_store())
-        methods[name or uri] = lambda loaded=loaded: loaded.start(options.device)
+        methods[name or uri] = partial(_segment, load_model(uri, default_store()), options)
     rows, report = [], {}
     for uri in options.truth:
         truth = Truth(uri, options.split, options.limit)
@@ -69,7 +78,7 @@ def main(options: Options) -> None:
             if options.masks is not None:
                 found = {str(options.masks): score_masks(options.masks, truth, options.protocol)}
             else:
-                found = evaluate(methods, truth, options.protocol, options.short_side, progress.update)
+                found = evaluate(methods, truth, options.protocol, progress.update)
         report[truth.name] = found
         for method, result in found.items():
             rows.append({"set": truth.name, "method": method, "frames/s": result["frames_per_second"], **result})
@@ -78,6 +87,10 @@ def main(options: Options) -> None:
         content = {"protocol": options.protocol, "short_side": options.short_side, "sets": report}
         write_bytes(options.json_file, json.dumps(content, indent=1).encode())
         print(f"report: {options.json_file}")
+
+
+def _segment(model: Model, options: Options, clip: Clip) -> np.ndarray:
+    return segment_clip(model.start(options.device), clip, options.short_side)
 
 
 if __name__ == "__main__":

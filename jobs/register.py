@@ -10,9 +10,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import tyro
 
-from vosforge import console
 from vosforge.errors import UserError
 from vosforge.registry import register
 from vosforge.storage import check_writable

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import tyro
 
-from vosforge import console, pictures
+from vosforge import pictures
 from vosforge.data.image_files import decode_mask, encode_mask
 from vosforge.data.video_files import open_video
 from vosforge.errors import UserError

@@ -12,9 +12,14 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import tyro
 
-from vosforge import cluster, console
+from vosforge import cluster
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.storage import check_space, check_writable

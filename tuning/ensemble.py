@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import tyro
 
-from vosforge import console
 from vosforge.propagation import save_model
 from vosforge.search.members import best_members
 from vosforge.storage import check_writable

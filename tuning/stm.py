@@ -13,10 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+try:
+    from vosforge import console
+except ModuleNotFoundError:
+    raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
+
 import tyro
 from ray import tune
 
-from vosforge import cluster, console
+from vosforge import cluster
 from vosforge.evaluation.report import table
 from vosforge.search.trials import METRIC, Sweep, run_sweep
 from vosforge.storage import check_writable

@@ -9,7 +9,7 @@ import pytest
 
 from vosforge.data.layouts import find_videos
 from vosforge.evaluation.running import Truth, evaluate
-from vosforge.propagation import CopyFirstMask
+from vosforge.propagation import CopyFirstMask, segment_clip
 
 DATA = Path(os.environ.get("VOSFORGE_DATA", ""))
 pytestmark = pytest.mark.skipif(
@@ -34,6 +34,6 @@ def test_jpeg_bytes_of_davis_are_kept():
 
 def test_copying_the_first_mask_scores_as_it_is_known_to():
     truth = Truth(str(DATA / "DAVIS"), split="val")
-    scored = evaluate({"copy": CopyFirstMask}, truth, protocol="davis2016")["copy"]
+    scored = evaluate({"copy": lambda clip: segment_clip(CopyFirstMask(), clip)}, truth, protocol="davis2016")["copy"]
     assert scored["J&F"] == pytest.approx(0.258, abs=0.002)
     assert scored["videos"] == 8

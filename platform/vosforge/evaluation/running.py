@@ -16,7 +16,6 @@ from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.protocols import Scores, score
 from vosforge.evaluation.report import summarise
-from vosforge.propagation import Segmenter, segment_clip
 from vosforge.storage import exists, is_local, join, local_path
 
 
@@ -51,19 +50,18 @@ class Truth:
 
 
 def evaluate(
-    methods: dict[str, Callable[[], Segmenter]],
+    methods: dict[str, Callable[[Clip], np.ndarray]],
     clips: Iterable[Clip],
     protocol: str = "davis2017",
-    short_side: int | None = None,
     on_video: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, Any]]:
-    """Score methods on the same clips, each told the objects' first masks.
+    """Score methods on the same clips.
 
     Args:
-        methods: name -> a function that starts a segmenter for one video.
+        methods: name -> a function that segments a clip, knowing of its masks only the objects' first ones, as
+            `segment_clip` does; it gives `(T, H, W)` uint8 ids.
         clips: annotated videos.
         protocol: as in `score`.
-        short_side: pixels to which frames are reduced before they are segmented; masks are scored at full size.
         on_video: hears how many videos are finished.
 
     Returns:
@@ -73,9 +71,9 @@ def evaluate(
     seconds, frames = dict.fromkeys(methods, 0.0), 0
     for done, clip in enumerate(clips, 1):
         frames += len(clip)
-        for name, start in methods.items():
+        for name, segment in methods.items():
             started = time.perf_counter()
-            labels = segment_clip(start(), clip, short_side)
+            labels = segment(clip)
             seconds[name] += time.perf_counter() - started
             annotated = clip.annotated
             scores[name][clip.name] = score(clip.masks[annotated], labels[annotated], protocol)

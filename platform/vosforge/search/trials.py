@@ -16,7 +16,7 @@ from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.running import Truth, evaluate
 from vosforge.networks import NETWORKS
-from vosforge.propagation import Model
+from vosforge.propagation import Model, segment_clip
 from vosforge.search.members import METRIC, RESULTS_FILE
 from vosforge.storage import absolute, exists, is_local, join, local_path, read_bytes, write_bytes
 from vosforge.training.curricula import Stage
@@ -117,7 +117,7 @@ def run_trial(config: dict[str, Any], sweep: Sweep) -> None:
 
     network = fit(plan, join(sweep.storage, sweep.name), on_progress, threads=sweep.threads)
     model = Model.load(local_path(network))
-    scored = evaluate({name: model.start}, Truth(sweep.validation))[name]
+    scored = evaluate({name: lambda clip: segment_clip(model.start(), clip)}, Truth(sweep.validation))[name]
     tune.report(
         {
             METRIC: scored["J&F"],

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vosforge.clip import Clip
+from vosforge.data.image_files import encode_mask
+from vosforge.errors import UserError
+from vosforge.evaluation.running import Truth, evaluate, score_masks
+from vosforge.propagation import CopyFirstMask, segment_clip
+
+
+def moving(name: str, annotated: tuple[bool, ...] = (True,) * 5) -> Clip:
+    frames, masks = np.zeros((5, 40, 60, 3), np.uint8), np.zeros((5, 40, 60), np.uint8)
+    for t in range(5):
+        masks[t, 10:30, 5 + 6 * t : 25 + 6 * t] = annotated[t]
+    return Clip(name, frames, masks, np.array(annotated))
+
+
+def test_truth_as_prediction_scores_one_and_copying_less(build_shards, tmp_path):
+    build_shards(tmp_path / "set", [moving("a"), moving("b")])
+    truth = Truth(str(tmp_path / "set"))
+    methods = {"truth": lambda clip: clip.masks, "copy": lambda clip: segment_clip(CopyFirstMask(), clip)}
+    heard = []
+    found = evaluate(methods, truth, on_video=heard.append)
+    assert (truth.name, len(truth), heard) == ("set", 2, [1, 2])
+    assert found["truth"]["J&F"] == 1.0
+    assert 0.2 < found["copy"]["J"] < 0.6
+    assert set(found["copy"]["scores"]) == {"a", "b"}
+
+
+def test_frames_without_truth_are_segmented_but_not_scored():
+    clip = moving("sparse", (True, False, True, True, True))
+    found = evaluate({"truth": lambda clip: clip.masks}, [clip])
+    (frames,) = (scores["J"]["frames"] for scores in found["truth"]["scores"]["sparse"].values())
+    assert len(frames) == 2
+
+
+def test_masks_on_disk_score_like_the_method_that_made_them(tmp_path):
+    clip = moving("a")
+    (tmp_path / "a").mkdir()
+    for frame, mask in zip(clip.frame_ids, clip.masks, strict=True):
+        (tmp_path / "a" / f"{frame}.png").write_bytes(encode_mask(mask))
+    assert score_masks(tmp_path, [clip])["J&F"] == 1.0
+
+
+def test_missing_and_misshapen_masks_on_disk_are_named(tmp_path):
+    clip = moving("a")
+    with pytest.raises(UserError, match=r"a/00000\.png: no predicted mask for this frame"):
+        score_masks(tmp_path, [clip])
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "00000.png").write_bytes(encode_mask(clip.masks[0, :20]))
+    with pytest.raises(UserError, match=r"00000\.png: expected the frame's size \(40, 60\), found \(20, 60\)"):
+        score_masks(tmp_path, [clip])
