@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,3 +118,16 @@ def test_ctrl_c_leaves_no_ray_process_and_a_run_that_goes_on(shards, undisturbed
         time.sleep(0.5)
     assert not stray
     assert_equal(finish(start(shards, tmp_path), tmp_path)[1], undisturbed)
+
+
+def test_truncated_shard_ends_in_one_line_that_names_it(shards, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards, damaged)
+    part = next(damaged.glob("part-*.parquet"))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    process = start(damaged, tmp_path / "runs")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, printed
+    (error,) = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert str(part) in error
+    assert "the shard cannot be read" in error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -29,8 +30,8 @@ class Query(NamedTuple):
     size: tuple[int, int]
 
 
-class MemoryNetwork(nn.Module):
-    """A space-time memory network: four per-frame functions, which a paper's file provides.
+class MemoryNetwork(nn.Module, ABC):
+    """A space-time memory network: four per-frame functions, which a paper's file provides, and what follows.
 
     * `encode_query(frames) -> Query`
     * `encode_memory(frames, masks) -> (key, value)`
@@ -43,25 +44,25 @@ class MemoryNetwork(nn.Module):
     stride: int
     frozen_batch_norm: bool = False
 
+    @abstractmethod
     def encode_query(self, frames: torch.Tensor) -> Query:
         """Encode `(B, 3, H, W)` frames in [0, 1] that shall be segmented."""
-        raise AssertionError("a network's file provides encode_query")
 
+    @abstractmethod
     def encode_memory(self, frames: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode `(B, 3, H, W)` frames with `(B, K, H, W)` object probabilities into the memory.
 
         Returns:
             key `(B, K, CK, h, w)` and value `(B, K, CV, h, w)`.
         """
-        raise AssertionError("a network's file provides encode_memory")
 
+    @abstractmethod
     def read(self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor) -> torch.Tensor:
         """Read T remembered frames, `(B, K, CK, T, h, w)` and `(B, K, CV, T, h, w)`, for each object."""
-        raise AssertionError("a network's file provides read")
 
+    @abstractmethod
     def decode(self, query: Query, read: torch.Tensor) -> torch.Tensor:
         """Foreground logits `(B, K, H, W)` of each object from its read."""
-        raise AssertionError("a network's file provides decode")
 
     def segment(
         self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor, valid: torch.Tensor | None = None

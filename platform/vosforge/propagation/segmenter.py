@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import cv2
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from vosforge.errors import UserError
 Frame = np.ndarray | torch.Tensor
 
 
-class Segmenter:
+class Segmenter(ABC):
     """Anything that segments a video frame by frame from given masks.
 
     `step` is the one stateful entry. A subclass provides `predict` (probabilities of the objects known so far)
@@ -53,13 +55,13 @@ class Segmenter:
         self.memorise(image, probabilities)
         return probabilities
 
+    @abstractmethod
     def predict(self, frame: torch.Tensor) -> torch.Tensor:
         """Probabilities `(K + 1, H, W)` of `objects` in a `(1, 3, H, W)` frame, from memory alone."""
-        raise AssertionError("a segmenter provides predict")
 
+    @abstractmethod
     def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
         """Remember a `(1, 3, H, W)` frame with its `(K + 1, H, W)` probabilities."""
-        raise AssertionError("a segmenter provides memorise")
 
     def labels(self, probabilities: torch.Tensor) -> np.ndarray:
         """`(H, W)` uint8 ids of the most probable object, ids as given."""

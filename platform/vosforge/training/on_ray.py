@@ -18,13 +18,13 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from ray.util.queue import Empty, Queue
 
 from vosforge.clip import Clip
 from vosforge.data.streams import run_ordered
-from vosforge.errors import UserError
+from vosforge.errors import UserError, find_user_error
 from vosforge.storage import absolute, join, upload_file
 from vosforge.training.checkpoints import NETWORK_FILE
 from vosforge.training.clip_order import clip_loader, clip_numbers
@@ -87,7 +87,10 @@ def fit(
         ),
     )
     with _Listener(queue, on_progress):
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise find_user_error(error) or error from None
     if result.return_value and "diverged" in result.return_value:
         raise UserError(f"run {plan.name}: {result.return_value['diverged']}")
     target = join(storage, plan.name, NETWORK_FILE)
