@@ -10,6 +10,7 @@ Copy this file to search another space: `SPACE` is in Ray Tune's own words, and 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vosforge import cluster
 from vosforge.evaluation.report import table
 from vosforge.search.trials import METRIC, Sweep, run_sweep
 from vosforge.storage import check_writable
+from vosforge.tracking import Run, default_store
 from vosforge.training import curricula
 from vosforge.training.plan import TrainingPlan
 
@@ -79,12 +81,28 @@ def main(
     check_writable(storage)
     cluster.connect(verbose)
     print(f"sweep {name}: {trials} trials of {plan.total_steps} steps, {concurrency} at a time", flush=True)
-    found = run_sweep(Sweep(name, plan, validation, storage, trials, concurrency, seed=seed), SPACE, _show)
+    sweep = Sweep(name, plan, validation, storage, trials, concurrency, seed=seed)
+    with console.Progress(trials * plan.total_steps, name, "steps") as bar:
+        found = run_sweep(sweep, SPACE, partial(_show, bar, {}))
+    for trial in found:
+        _track(name, trial, storage)
     print(table([_row(trial) for trial in found], ["trial", *SPACE, METRIC, "network"]))
 
 
-def _show(result: dict[str, Any]) -> None:
-    print(f"trial {result['trial']}: {METRIC} {result[METRIC]:.3f} with {result['config']}", flush=True)
+def _show(bar: console.Progress, steps: dict[str, int], news: dict[str, Any]) -> None:
+    """Count every trial's steps, and tell each trial's score when it is there."""
+    if METRIC in news:
+        bar.say(f"trial {news['trial']}: {METRIC} {news[METRIC]:.3f} with {news['config']}")
+    else:
+        steps[news["trial"]] = news["step"]
+        bar.update(sum(steps.values()), f"trial {news['trial']} loss {news['loss']:.3f} J {news['J']:.3f}")
+
+
+def _track(sweep: str, trial: dict[str, Any], storage: str) -> None:
+    with Run(f"{sweep}-{trial['trial']}", default_store(), storage) as run:
+        run.params(trial["config"])
+        run.tags({"vosforge.sweep": sweep, "vosforge.network": trial["network"] or trial["error"]})
+        run.metrics(0, {key: trial[key] for key in (METRIC, "J_mean", "F_mean")})
 
 
 def _row(trial: dict[str, Any]) -> dict[str, Any]:

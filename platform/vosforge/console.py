@@ -73,6 +73,13 @@ class Progress:
             left = f"{(self.total - done) / rate:.0f} s left" if rate > 0 else "starting"
             print(f"{self.label}: {done}/{self.total} {self.unit}, {rate:.1f}/s, {left} {note}".rstrip(), flush=True)
 
+    def say(self, line: str) -> None:
+        """Print a line without spoiling the bar."""
+        if self._bar is None:
+            print(line, flush=True)
+        else:
+            self._bar.write(line)
+
     def close(self) -> None:
         """End the line."""
         if self._bar is not None:

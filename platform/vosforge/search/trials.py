@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from ray import tune
 from ray.tune.search.optuna import OptunaSearch
+from ray.util.queue import Queue
 
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
@@ -20,7 +21,7 @@ from vosforge.propagation import Model, segment_clip
 from vosforge.search.members import METRIC, RESULTS_FILE
 from vosforge.storage import absolute, exists, is_local, join, local_path, read_bytes, write_bytes
 from vosforge.training.curricula import Stage
-from vosforge.training.on_ray import fit
+from vosforge.training.on_ray import Listener, fit
 from vosforge.training.plan import TrainingPlan
 
 
@@ -50,14 +51,15 @@ class Sweep:
 
 
 def run_sweep(
-    sweep: Sweep, space: dict[str, Any], on_result: Callable[[dict[str, Any]], None] = lambda result: None
+    sweep: Sweep, space: dict[str, Any], on_progress: Callable[[dict[str, Any]], None] = lambda news: None
 ) -> list[dict[str, Any]]:
     """Run the trials, or what is left of a sweep that was stopped.
 
     Args:
         sweep: what trials share.
         space: Ray Tune's search space; each key is a field of `Stage`, for all stages, or a part of the network.
-        on_result: hears what trials report.
+        on_progress: hears `{"trial", "step", "loss", ...}` of every training step of every trial, and once the
+            `{"trial", "config", "JF_mean"}` of each that is finished.
 
     Returns:
         Trials, best first: `{"trial", "config", "JF_mean", "J_mean", "F_mean", "network", "error"}`. A trial that
@@ -76,7 +78,9 @@ def run_sweep(
     if exists(results):
         return json.loads(read_bytes(results))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    grid = _tuner(sweep, space, on_result).fit()
+    queue = Queue(actor_options={"num_cpus": 0})
+    with Listener(queue, on_progress):
+        grid = _tuner(sweep, space, queue).fit()
     found = sorted((_result(result) for result in grid), key=lambda trial: -(trial[METRIC] or -math.inf))
     if all(trial["error"] for trial in found):
         raise UserError(f"sweep {sweep.name}: every trial failed; the first: {found[0]['error']}")
@@ -105,34 +109,25 @@ def vary(plan: TrainingPlan, config: dict[str, Any], name: str) -> TrainingPlan:
     return replace(plan, name=name, parts={**plan.parts, **parts}, stages=stages)
 
 
-def run_trial(config: dict[str, Any], sweep: Sweep) -> None:
+def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
     """One trial: fit the varied plan on Ray Train, then score it on the validation set."""
-    name = f"{sweep.name}-{tune.get_context().get_trial_id()}"
-    plan = vary(sweep.plan, config, name)
-    probes: list[float] = []
+    trial = tune.get_context().get_trial_id()
+    name = f"{sweep.name}-{trial}"
 
-    def on_progress(metrics: dict[str, Any]) -> None:
-        if "probe_J" in metrics:
-            probes.append(metrics["probe_J"])
+    def tell(news: dict[str, Any]) -> None:
+        queue.actor.put_nowait.remote({**news, "trial": trial})
 
-    network = fit(plan, join(sweep.storage, sweep.name), on_progress, threads=sweep.threads)
+    network = fit(vary(sweep.plan, config, name), join(sweep.storage, sweep.name), tell, threads=sweep.threads)
     model = Model.load(local_path(network))
     scored = evaluate({name: lambda clip: segment_clip(model.start(), clip)}, Truth(sweep.validation))[name]
-    tune.report(
-        {
-            METRIC: scored["J&F"],
-            "J_mean": scored["J"],
-            "F_mean": scored["F"],
-            "probe_J": probes[-1] if probes else math.nan,
-            "network": network,
-            "validation": ShardSet(sweep.validation).digest,
-        }
-    )
+    scores = {METRIC: scored["J&F"], "J_mean": scored["J"], "F_mean": scored["F"]}
+    tell({**scores, "config": config})
+    tune.report({**scores, "network": network, "validation": ShardSet(sweep.validation).digest})
 
 
-def _tuner(sweep: Sweep, space: dict[str, Any], on_result: Callable[[dict[str, Any]], None]) -> tune.Tuner:
+def _tuner(sweep: Sweep, space: dict[str, Any], queue: Queue) -> tune.Tuner:
     # The trial itself needs next to nothing: what it starts on Ray Train reserves its own CPUs.
-    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep), {"cpu": 0.01})
+    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep, queue=queue), {"cpu": 0.01})
     path = join(sweep.storage, sweep.name, "tune")
     if tune.Tuner.can_restore(path):
         return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
@@ -146,28 +141,8 @@ def _tuner(sweep: Sweep, space: dict[str, Any], on_result: Callable[[dict[str, A
             max_concurrent_trials=sweep.concurrency,
             search_alg=OptunaSearch(seed=sweep.seed),
         ),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=join(sweep.storage, sweep.name), callbacks=[_Listener(on_result)], verbose=0
-        ),
+        run_config=tune.RunConfig(name="tune", storage_path=join(sweep.storage, sweep.name), verbose=0),
     )
-
-
-class _Listener(tune.Callback):
-    """Hands what trials report to a function of the driver."""
-
-    def __init__(self, on_result: Callable[[dict[str, Any]], None]):
-        self.on_result = on_result
-
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        self.on_result({**result, "trial": trial.trial_id, "config": trial.config})
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks; what listens may hold a terminal or a thread.
-        return {"on_result": _ignore}
-
-
-def _ignore(result: dict[str, Any]) -> None:
-    """Hear nothing."""
 
 
 def _result(result: Any) -> dict[str, Any]:

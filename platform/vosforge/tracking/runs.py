@@ -21,6 +21,8 @@ from vosforge.errors import UserError
 
 _LOGGER = logging.getLogger(__name__)
 _RUN_TAG = "vosforge.run"
+# Without it MLflow's page opens an experiment as one of language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _QUEUE_LENGTH = 1000
 _CLOSING_SECONDS = 30.0
 _LONGEST_PARAM = 500
@@ -48,7 +50,7 @@ def experiment(client: MlflowClient, name: str, artefacts: str | Path) -> str:
             return found.experiment_id
         local = client.tracking_uri.startswith("sqlite:")
         location = (Path(artefacts).resolve() / "mlartifacts").as_uri() if local else None
-        return client.create_experiment(name, artifact_location=location)
+        return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
     except (MlflowException, OSError) as error:
         raise UserError(f"MLflow at {client.tracking_uri} does not answer: {first_line(error)}") from error
 

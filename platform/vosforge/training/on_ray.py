@@ -86,7 +86,7 @@ def fit(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    with _Listener(queue, on_progress):
+    with Listener(queue, on_progress):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
@@ -158,7 +158,7 @@ class _RayReporter:
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
-class _Listener:
+class Listener:
     """Hands what rank 0 says to a function of the driver, on a thread."""
 
     def __init__(self, queue: Queue, on_progress: Callable[[dict[str, Any]], None]):
@@ -177,7 +177,7 @@ class _Listener:
             except ray.exceptions.RayError:
                 return
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> Listener:
         self._thread.start()
         return self
 
