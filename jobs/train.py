@@ -9,7 +9,7 @@ The same command again continues a run that was stopped, from its last checkpoin
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 try:
@@ -31,71 +31,61 @@ from vosforge.training.plan import TrainingPlan
 _CHECKPOINT_SPACE = 1_000_000_000
 
 
-def main(
-    network: str,
-    stages: list[str],
-    data: list[str],
-    size: str = "paper",
-    name: str | None = None,
-    storage: str = "runs",
-    reader: str | None = None,
-    steps: int | None = None,
-    batch: int | None = None,
-    learning_rate: float | None = None,
-    crop: int | None = None,
-    initial: str | None = None,
-    seed: int = 0,
-    checkpoint_every: int = 100,
-    workers: int = 1,
-    gpu: bool = False,
-    feeders: int = 1,
-    threads: int | None = None,
-    local: bool = False,
-    dry_run: bool = False,
-    verbose: bool = False,
-) -> None:
-    """Train a network through stages of its curriculum.
+@dataclass
+class Options:
+    """Train a network through stages of its curriculum."""
 
-    Args:
-        network: stm.
-        stages: Some of images, bl30k and videos, in order.
-        data: Folders or s3:// URIs of shards; each stage takes those of its kind.
-        size: nano, small or paper.
-        name: Of the run; network-size when left out.
-        storage: Folder or s3:// URI of runs.
-        reader: Memory read, dense or topk; the preset's when left out.
-        steps: Optimiser steps of every stage; the curriculum's when left out.
-        batch: Global batch in clips, shared by the workers.
-        learning_rate: Of every stage.
-        crop: Height and width of training clips in pixels.
-        initial: Network file to start from.
-        seed: Weights, clips and their order follow from it.
-        checkpoint_every: Steps between checkpoints.
-        workers: Processes that share the batch.
-        gpu: One GPU for each worker.
-        feeders: Processes that decode clips, for each worker.
-        threads: Torch's threads in each worker.
-        local: Train in this process, without Ray.
-        dry_run: Print the plan and stop.
-        verbose: Show tracebacks and library messages.
-    """
-    console.verbosity(verbose)
-    storage = cluster.lasting(storage, "--storage")
-    chosen = {"steps": steps, "batch": batch, "learning_rate": learning_rate}
-    settings = {key: value for key, value in chosen.items() if value is not None}
-    plan = TrainingPlan(
-        name=name or f"{network}-{size}",
-        network=network,
-        size=size,
-        stages=[_adjusted(stage, settings, crop) for stage in curricula.stages(network, size, stages)],
-        data=data,
-        parts={"reader": reader} if reader else {},
-        seed=seed,
-        initial=initial,
-        checkpoint_every=checkpoint_every,
-    )
-    _describe(plan)
-    if dry_run:
+    network: str
+    """stm."""
+    stages: list[str]
+    """Some of images, bl30k and videos, in order."""
+    data: list[str]
+    """Folders or s3:// URIs of shards; each stage takes those of its kind."""
+    size: str = "paper"
+    """nano, small or paper."""
+    name: str | None = None
+    """Of the run; network-size when left out."""
+    storage: str = "runs"
+    """Folder or s3:// URI of runs."""
+    reader: str | None = None
+    """Memory read, dense or topk; the preset's when left out."""
+    steps: int | None = None
+    """Optimiser steps of every stage; the curriculum's when left out."""
+    batch: int | None = None
+    """Global batch in clips, shared by the workers."""
+    learning_rate: float | None = None
+    """Of every stage."""
+    crop: int | None = None
+    """Height and width of training clips in pixels."""
+    initial: str | None = None
+    """Network file to start from."""
+    seed: int = 0
+    """Weights, clips and their order follow from it."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    workers: int = 1
+    """Processes that share the batch."""
+    gpu: bool = False
+    """One GPU for each worker."""
+    feeders: int = 1
+    """Processes that decode clips, for each worker."""
+    threads: int | None = None
+    """Torch's threads in each worker."""
+    local: bool = False
+    """Train in this process, without Ray."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    verbose: bool = False
+    """Show tracebacks and library messages."""
+
+
+def main(options: Options) -> None:
+    """Train as the options say, or print what would be done."""
+    console.verbosity(options.verbose)
+    storage = cluster.lasting(options.storage, "--storage")
+    plan = make_plan(options)
+    describe(plan)
+    if options.dry_run:
         return
     check_writable(storage)
     check_space(storage, _CHECKPOINT_SPACE)
@@ -106,14 +96,33 @@ def main(
             run.metrics(metrics["step"], metrics)
             bar.update(metrics["step"], _note(metrics))
 
-        if local:
+        if options.local:
             target = str(fit_locally(plan, storage, on_progress))
         else:
             from vosforge.training.on_ray import fit
 
-            cluster.connect(verbose)
-            target = fit(plan, storage, on_progress, workers, gpu, feeders=feeders, threads=threads)
+            cluster.connect(options.verbose)
+            workers = options.workers, options.gpu
+            target = fit(plan, storage, on_progress, *workers, feeders=options.feeders, threads=options.threads)
     print(f"trained network: {target}")
+
+
+def make_plan(options: Options) -> TrainingPlan:
+    """The curriculum's stages with what the options change."""
+    chosen = {"steps": options.steps, "batch": options.batch, "learning_rate": options.learning_rate}
+    settings = {key: value for key, value in chosen.items() if value is not None}
+    stages = curricula.stages(options.network, options.size, options.stages)
+    return TrainingPlan(
+        name=options.name or f"{options.network}-{options.size}",
+        network=options.network,
+        size=options.size,
+        stages=[_adjusted(stage, settings, options.crop) for stage in stages],
+        data=options.data,
+        parts={"reader": options.reader} if options.reader else {},
+        seed=options.seed,
+        initial=options.initial,
+        checkpoint_every=options.checkpoint_every,
+    )
 
 
 def _adjusted(stage: curricula.Stage, settings: dict[str, Any], crop: int | None) -> curricula.Stage:
@@ -125,7 +134,8 @@ def _adjusted(stage: curricula.Stage, settings: dict[str, Any], crop: int | None
     return replace(stage, sampling=sampling, **settings)
 
 
-def _describe(plan: TrainingPlan) -> None:
+def describe(plan: TrainingPlan) -> None:
+    """Print the plan; what is wrong with it shows here."""
     plan.build_network()
     print(f"run {plan.name}: {plan.network} {plan.size} {plan.parts or ''} from {plan.initial or 'fresh weights'}")
     for stage, sampler in zip(plan.stages, plan.samplers(), strict=True):
@@ -153,4 +163,4 @@ def _note(metrics: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    console.run(lambda: tyro.cli(main))
+    console.run(lambda: main(tyro.cli(Options)))

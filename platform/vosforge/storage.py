@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -119,6 +120,30 @@ def download(uri: str | Path, target: str | Path) -> Path:
     with write_aside(target) as aside:
         aside.write_bytes(read_bytes(uri))
     return Path(target)
+
+
+def claim(uri: str | Path, content: dict[str, Any], what: str) -> None:
+    """Write down what a folder holds, or refuse one that holds something else.
+
+    Args:
+        uri: of the JSON file that says it.
+        content: JSON-serialisable.
+        what: is claimed, for the message.
+
+    Raises:
+        UserError: naming the fields that differ from what was written down before.
+    """
+    wanted = json.loads(json.dumps(content))
+    if exists(uri):
+        before = json.loads(read_bytes(uri))
+        differing = sorted(key for key in wanted | before if before.get(key) != wanted.get(key))
+        if differing:
+            folder = str(uri).rsplit("/", 1)[0]
+            raise UserError(
+                f"{what} was started with another {', '.join(differing)}; choose another name, or delete {folder}"
+            )
+        return
+    write_bytes(uri, json.dumps(wanted, indent=1).encode())
 
 
 def delete(uri: str | Path) -> None:

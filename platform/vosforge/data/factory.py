@@ -82,15 +82,19 @@ def build(
         done += 1
         on_progress(done)
     manifest = finish(uri, kind, recipe, names)
-    rejected = manifest["rejected"]
-    if len(rejected) > max_rejects * len(items):
+    _check_rejects(uri, manifest["rejected"], len(items), max_rejects)
+    return manifest
+
+
+def _check_rejects(uri: str, rejected: list[dict[str, str]], items: int, most: float) -> None:
+    """Take the manifest of a build back, and say why, when too much of its input was unusable."""
+    if len(rejected) > most * items:
         delete(join(uri, "manifest.json"))
         first = rejected[0]
         raise UserError(
-            f"{uri}: {len(rejected)} of {len(items)} videos rejected, more than the allowed {max_rejects:.0%}; "
+            f"{uri}: {len(rejected)} of {items} videos rejected, more than the allowed {most:.0%}; "
             f"the first: {first['video']}: {first['reason']}"
         )
-    return manifest
 
 
 def _finished(uri: str, recipe: dict[str, Any]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from ray import tune
+from ray.tune.search import Domain
 from ray.tune.search.optuna import OptunaSearch
 from ray.util.queue import Queue
 
@@ -19,7 +20,7 @@ from vosforge.evaluation.running import Truth, evaluate
 from vosforge.networks import NETWORKS
 from vosforge.propagation import Model, segment_clip
 from vosforge.search.members import METRIC, RESULTS_FILE
-from vosforge.storage import absolute, exists, is_local, join, local_path, read_bytes, write_bytes
+from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, write_bytes
 from vosforge.training.curricula import Stage
 from vosforge.training.on_ray import Listener, fit
 from vosforge.training.plan import TrainingPlan
@@ -82,6 +83,10 @@ def run_sweep(
     with Listener(queue, on_progress):
         grid = _tuner(sweep, space, queue).fit()
     found = sorted((_result(result) for result in grid), key=lambda trial: -(trial[METRIC] or -math.inf))
+    unfinished = [trial for trial in found if trial[METRIC] is None and not trial["error"]]
+    if len(found) < sweep.trials or unfinished:
+        # Tune takes Ctrl-C for itself, saves its state and returns what there is.
+        raise KeyboardInterrupt
     if all(trial["error"] for trial in found):
         raise UserError(f"sweep {sweep.name}: every trial failed; the first: {found[0]['error']}")
     write_bytes(results, json.dumps(found, indent=1).encode())
@@ -165,31 +170,19 @@ def _parts(plan: TrainingPlan) -> list[str]:
 
 def _claim(sweep: Sweep, space: dict[str, Any]) -> None:
     """Write what the sweep is, or refuse a folder that holds another sweep: Tune would mix the two."""
-    path = join(sweep.storage, sweep.name, "sweep.json")
-    domains = {
-        key: {"kind": type(domain).__name__, **{k: v for k, v in vars(domain).items() if _plain(v)}}
-        if hasattr(domain, "sampler")
-        else domain
-        for key, domain in space.items()
-    }
     content = {
-        "plan": json.loads(json.dumps(asdict(sweep.plan))),
-        "space": domains,
+        "plan": asdict(sweep.plan),
+        "space": {key: _described(domain) for key, domain in space.items()},
         "trials": sweep.trials,
         "seed": sweep.seed,
         "validation": ShardSet(sweep.validation).digest,
     }
-    if exists(path):
-        before = json.loads(read_bytes(path))
-        differing = [key for key in content if before.get(key) != content[key]]
-        if differing:
-            raise UserError(
-                f"sweep {sweep.name} in {sweep.storage} was started with another {', '.join(differing)}; "
-                f"choose another --name, or delete {join(sweep.storage, sweep.name)}"
-            )
-        return
-    write_bytes(path, json.dumps(content, indent=1).encode())
+    claim(join(sweep.storage, sweep.name, "sweep.json"), content, f"sweep {sweep.name} in {sweep.storage}")
 
 
-def _plain(value: Any) -> bool:
-    return isinstance(value, (int, float, str, bool, list, tuple)) or value is None
+def _described(domain: Any) -> Any:
+    """A domain of Ray Tune, or a plain value, as JSON."""
+    if not isinstance(domain, Domain):
+        return domain
+    values = {key: value for key, value in vars(domain).items() if isinstance(value, (int, float, str, list, tuple))}
+    return {"kind": type(domain).__name__, "sampler": type(domain.sampler).__name__, **values}

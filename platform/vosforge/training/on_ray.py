@@ -7,6 +7,7 @@ of its number, so a restart, with any number of workers, begins its stream at th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -34,6 +35,7 @@ from vosforge.training.plan import TrainingPlan, claim_run
 # The controller looks for reports this often; at Ray's default of 2 s every checkpoint would cost as much.
 _POLL_SECONDS = "0.2"
 _STEPS_PER_BLOCK = 4
+_ABORT_SECONDS = 20.0
 
 
 def fit(
@@ -72,7 +74,7 @@ def fit(
     plan.samplers()
     claim_run(storage, plan)
     queue = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         _worker,
         train_loop_config={"plan": plan, "queue": queue, "feeders": feeders, "threads": threads},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
@@ -89,6 +91,9 @@ def fit(
     with Listener(queue, on_progress):
         try:
             result = trainer.fit()
+        except KeyboardInterrupt:
+            trainer.abort()
+            raise
         except TrainingFailedError as error:
             raise find_user_error(error) or error from None
     if result.return_value and "diverged" in result.return_value:
@@ -96,6 +101,21 @@ def fit(
     target = join(storage, plan.name, NETWORK_FILE)
     _copy_network(result.checkpoint, target)
     return target
+
+
+class _Trainer(TorchTrainer):
+    """Ray's trainer, but Ctrl-C is a KeyboardInterrupt; Ray's own handler ends the process with status 0."""
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def abort(self) -> None:
+        """End the run's processes; its checkpoints stay."""
+        if self._controller is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
 
 
 def check_cluster(workers: int, use_gpu: bool, cpus_per_worker: float) -> None:

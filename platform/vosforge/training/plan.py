@@ -14,7 +14,7 @@ from vosforge.data.sampling import ClipSampler
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import absolute, exists, is_local, join, local_path, read_bytes, write_bytes
+from vosforge.storage import absolute, claim, is_local, join, local_path
 from vosforge.training.clip_order import stage_sampler
 from vosforge.training.curricula import Stage
 
@@ -87,17 +87,6 @@ def claim_run(storage: str, plan: TrainingPlan) -> None:
     Ray Train would silently continue the old run under the new configuration.
 
     Raises:
-        UserError: naming the run and the first differing fields.
+        UserError: naming the run and the differing fields.
     """
-    path = join(storage, plan.name, "plan.json")
-    content = json.loads(json.dumps(asdict(plan)))
-    if exists(path):
-        before = json.loads(read_bytes(path))
-        differing = [key for key in content if before.get(key) != content[key]]
-        if differing:
-            raise UserError(
-                f"run {plan.name} in {storage} was started with another {', '.join(differing)}; "
-                f"choose another --name, or delete {join(storage, plan.name)}"
-            )
-        return
-    write_bytes(path, json.dumps(content, indent=1).encode())
+    claim(join(storage, plan.name, "plan.json"), asdict(plan), f"run {plan.name} in {storage}")
