@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import optuna
 from ray import tune
-from ray.tune.search import Domain
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.sample import Domain
 from ray.util.queue import Queue
 
 from vosforge.data.shards import ShardSet
@@ -79,6 +80,8 @@ def run_sweep(
     if exists(results):
         return json.loads(read_bytes(results))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Tune's newer output prints its settings at every verbosity; progress is told by `on_progress`.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     queue = Queue(actor_options={"num_cpus": 0})
     with Listener(queue, on_progress):
         grid = _tuner(sweep, space, queue).fit()
