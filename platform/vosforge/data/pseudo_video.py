@@ -23,18 +23,20 @@ class PseudoVideoRecipe:
     Attributes:
         frames: T.
         size: (height, width) of the clip in pixels.
-        rotation, shear: per-frame jitter of the whole picture, uniform in +-value.
-        zoom: per-frame jitter of its scale, uniform in 1 +- value.
+        rotation: how far the picture turns over the whole clip, uniform in +-value.
+        drift: how far it moves from frame to frame, in one direction, uniform in 0.3 to 1 times this share.
+        shear, zoom: per-frame jitter of its shear, uniform in +-value, and of its scale, uniform in 1 +- value.
+            Turn and motion jitter too, by 0.3 of their values.
         sequence_zoom: range of the scale that all frames share.
-        drift: steady motion of the picture, uniform up to this share of the size per frame.
         flip: probability of mirroring the whole clip.
-        paste: largest number of other images' objects pasted in, each with a motion of its own.
-        paste_drift, paste_rotation: their steady motion, per frame.
+        paste: number of other images' objects pasted in, each with a motion of its own.
+        paste_drift, paste_rotation: `drift` and `rotation` of those.
         brightness, contrast, saturation: per-clip colour jitter, uniform in 1 +- value; per frame a tenth of it.
         objects: largest number of objects kept.
 
-    The jitter's defaults are those of the STCN family's published static-image training (rotation 20, scale 0.9
-    to 1.1, shear 10, sequence scale 0.8 to 1.5); pasting follows STM's training on images of other instances.
+    Ranges are those of the STCN family's published training on static images (rotation 20, scale 0.9 to 1.1,
+    shear 10, sequence scale 0.8 to 1.5), which draws every frame anew; here most of the motion is steady, so that
+    clips may be long. Pasting follows the public re-training of STM on objects cut from other images.
     """
 
     frames: int = 3

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -85,7 +86,7 @@ def run_sweep(
     queue = Queue(actor_options={"num_cpus": 0})
     with Listener(queue, on_progress):
         grid = _tuner(sweep, space, queue).fit()
-    found = sorted((_result(result) for result in grid), key=lambda trial: -(trial[METRIC] or -math.inf))
+    found = sorted((_result(result) for result in grid), key=_rank)
     unfinished = [trial for trial in found if trial[METRIC] is None and not trial["error"]]
     if len(found) < sweep.trials or unfinished:
         # Tune takes Ctrl-C for itself, saves its state and returns what there is.
@@ -130,7 +131,7 @@ def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
     scored = evaluate({name: lambda clip: segment_clip(model.start(), clip)}, Truth(sweep.validation))[name]
     scores = {METRIC: scored["J&F"], "J_mean": scored["J"], "F_mean": scored["F"]}
     tell({**scores, "config": config})
-    tune.report({**scores, "network": network, "validation": ShardSet(sweep.validation).digest})
+    tune.report({**scores, "network": network})
 
 
 def _tuner(sweep: Sweep, space: dict[str, Any], queue: Queue) -> tune.Tuner:
@@ -156,7 +157,7 @@ def _tuner(sweep: Sweep, space: dict[str, Any], queue: Queue) -> tune.Tuner:
 def _result(result: Any) -> dict[str, Any]:
     metrics = result.metrics or {}
     return {
-        "trial": metrics.get("trial_id"),
+        "trial": metrics.get("trial_id", Path(result.path).name),
         "config": result.config,
         METRIC: metrics.get(METRIC),
         "J_mean": metrics.get("J_mean"),
@@ -164,6 +165,12 @@ def _result(result: Any) -> dict[str, Any]:
         "network": metrics.get("network"),
         "error": str(result.error).strip().splitlines()[-1] if result.error else None,
     }
+
+
+def _rank(trial: dict[str, Any]) -> float:
+    """Sorts the best score first, and trials without one last."""
+    score = trial[METRIC]
+    return math.inf if score is None or math.isnan(score) else -score
 
 
 def _parts(plan: TrainingPlan) -> list[str]:
