@@ -13,7 +13,6 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
@@ -23,7 +22,7 @@ from vosforge.data.image_files import encode_frame, encode_mask
 from vosforge.errors import UserError
 from vosforge.propagation import Model
 from vosforge.storage import local_path
-from vosforge.tracking import experiment, first_line
+from vosforge.tracking import connect, experiment, first_line
 
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.string, "frame"), ColSpec(DataType.string, "mask")]),
@@ -64,7 +63,7 @@ def register(
         UserError: when the folder holds no model or the store does not answer.
     """
     Model.load(folder)
-    client = MlflowClient(store)
+    client = connect(store)
     identifier = experiment(client, experiment_name, artefacts)
     mlflow.set_tracking_uri(store)
     try:
@@ -106,6 +105,7 @@ def load_model(uri: str, store: str | None = None) -> Model:
     if not uri.startswith(("models:/", "runs:/")):
         return Model.load(local_path(uri))
     if store:
+        connect(store)
         mlflow.set_tracking_uri(store)
     try:
         with _quiet():

@@ -1,5 +1,5 @@
 """Tracking: MLflow runs, best effort."""
 
-from vosforge.tracking.runs import Run, default_store, experiment, first_line
+from vosforge.tracking.runs import Run, connect, default_store, experiment, first_line
 
-__all__ = ["Run", "default_store", "experiment", "first_line"]
+__all__ = ["Run", "connect", "default_store", "experiment", "first_line"]

@@ -25,12 +25,20 @@ _RUN_TAG = "vosforge.run"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _QUEUE_LENGTH = 1000
 _CLOSING_SECONDS = 30.0
+_RETRIES = "3"
 _LONGEST_PARAM = 500
+_LONGEST_REASON = 200
 
 
 def default_store(folder: str | Path = ".") -> str:
     """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}"
+
+
+def connect(store: str) -> MlflowClient:
+    """A client of the store, which gives a server that is away up after seconds; MLflow's default is minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
+    return MlflowClient(store)
 
 
 def experiment(client: MlflowClient, name: str, artefacts: str | Path) -> str:
@@ -80,7 +88,7 @@ class Run:
         self.name, self.store, self.experiment_name, self.folder = name, store, experiment_name, folder
         self.run_id: str | None = None
         self._parent = parent
-        self._client = MlflowClient(store)
+        self._client = connect(store)
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_LENGTH)
         self._complained = False
         self._thread = threading.Thread(target=self._send, daemon=True)
@@ -166,8 +174,8 @@ class Run:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, cut where it becomes a report."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:_LONGEST_REASON]
 
 
 def _is_number(value: Any) -> bool:
