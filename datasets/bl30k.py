@@ -61,7 +61,7 @@ def main(
     print(f"{videos} videos of {frames} frames at {height}x{width}, {len(pictures)} textures beside drawn ones")
     cluster.connect(verbose)
     parameters = {**asdict(recipe), "seed": seed, "videos": videos, "pictures": digest, "quality": quality}
-    with console.Progress(-(-videos // videos_per_file), "render", "files") as progress:
+    with console.Progress(-(-videos // max(1, videos_per_file)), "render", "files") as progress:
         manifest = build(
             out,
             "bl30k",

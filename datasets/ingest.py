@@ -51,8 +51,8 @@ def main(
     source = find_videos(root, layout, split, licence)
     print(f"{root}: layout {source.layout} ({source.reason}), {len(source.videos)} videos of kind {source.kind}")
     cluster.connect(verbose)
-    recipe = {"root": root.name, "layout": source.layout, "split": split, "licence": licence}
-    files = -(-len(source.videos) // videos_per_file)
+    recipe = {"root": root.name, "layout": source.layout, "split": split, "licence": licence, "source": source.digest}
+    files = -(-len(source.videos) // max(1, videos_per_file))
     with console.Progress(files, "ingest", "files") as progress:
         manifest = build(
             out,

@@ -67,7 +67,7 @@ def main(
     print(f"{len(stills)} images, {len(items)} clips of {frames} frames at {size} px")
     cluster.connect(verbose)
     parameters = {**asdict(recipe), "seed": seed, "clips_per_image": clips_per_image, "source": stills.digest}
-    with console.Progress(-(-len(items) // clips_per_file), "pseudo-video", "files") as progress:
+    with console.Progress(-(-len(items) // max(1, clips_per_file)), "pseudo-video", "files") as progress:
         manifest = build(
             out,
             "pseudo_video",

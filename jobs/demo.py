@@ -36,9 +36,11 @@ from PIL import Image
 import vosforge
 from vosforge import cluster, pictures
 from vosforge.data.image_files import encode_frame, encode_mask
+from vosforge.data.layouts import find_videos
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table
+from vosforge.registry import version_uri
 from vosforge.storage import check_space, check_writable, write_bytes
 from vosforge.tracking import default_store
 
@@ -46,6 +48,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Training never sees these, nor pictures made from them.
 HELD_OUT = ("chelsea", "coffee", "rocket")
 TEXTURES = ("brick", "grass", "gravel")
+DONE_FILE = "links.json"
 _NEEDED_DISK = 1_000_000_000
 _COLUMNS = ["set", "method", "J", "F", "J&F", "objects", "frames/s"]
 
@@ -75,7 +78,7 @@ QUICK = Scale(clips_per_image=2, rendered=8, tested=3, steps=4, search_steps=3, 
 
 
 def main(
-    out: Path = Path("runs/demo"),
+    out: Path | None = None,
     data: Path | None = None,
     fresh: bool = False,
     quick: bool = False,
@@ -85,7 +88,7 @@ def main(
     """Run the whole chain: ingest, build, train, search, ensemble, evaluate, register, segment.
 
     Args:
-        out: Folder of everything that is made.
+        out: Folder of everything that is made; runs/demo, or runs/demo-quick with --quick.
         data: A DAVIS folder to evaluate on as well.
         fresh: Start over, forgetting finished links.
         quick: A few steps of everything, to see that it works; the masks will be poor.
@@ -93,18 +96,20 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
-    out = Path(cluster.lasting(out, "--out"))
+    out = Path(cluster.lasting(out or ("runs/demo-quick" if quick else "runs/demo"), "--out"))
+    if data is not None:
+        find_videos(data, split="val")
     links = chain(out, data, QUICK if quick else Scale())
     if dry_run:
         for link in links:
             print(f"{link.name}: {link.says}\n    {shown(link)}")
         return
     if fresh:
-        shutil.rmtree(out, ignore_errors=True)
+        forget(out)
     check_writable(out)
     check_space(out, _NEEDED_DISK)
     os.environ.setdefault("MLFLOW_TRACKING_URI", default_store(out))
-    done_file = out / "links.json"
+    done_file = out / DONE_FILE
     done: dict[str, Any] = json.loads(done_file.read_text()) if done_file.exists() else {}
     other = [link.name for link in links if done.get(link.name, {}).get("command", shown(link)) != shown(link)]
     if other:
@@ -124,6 +129,15 @@ def main(
     finally:
         ray.shutdown()
     write_report(out, done, time.monotonic() - started)
+
+
+def forget(out: Path) -> None:
+    """Delete what an earlier call made, and nothing that is not the demo's."""
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / DONE_FILE).is_file():
+        raise UserError(f"{out}: holds files, but no {DONE_FILE} of the demo; --fresh deletes only what the demo made")
+    shutil.rmtree(out)
 
 
 def chain(out: Path, data: Path | None, scale: Scale) -> list[Link]:
@@ -261,13 +275,13 @@ def write_report(out: Path, done: dict[str, Any], seconds: float) -> None:
     report = {
         "sets": sets,
         "seconds": {name: link["seconds"] for name, link in done.items()},
-        "model": "models:/vosforge-demo@champion",
+        "model": version_uri("models:/vosforge-demo@champion", os.environ["MLFLOW_TRACKING_URI"]),
         "tracking_uri": os.environ["MLFLOW_TRACKING_URI"],
         "versions": {"vosforge": vosforge.__version__, "python": sys.version.split()[0]}
         | {package: importlib.metadata.version(package) for package in packages},
     }
     rows = [
-        {"set": name, "method": method, "frames/s": result["frames_per_second"], **result}
+        {"set": name, "method": method, "frames/s": f"{result['frames_per_second']:.0f}", **result}
         for name, methods in sets.items()
         for method, result in methods.items()
     ]
@@ -278,7 +292,9 @@ def write_report(out: Path, done: dict[str, Any], seconds: float) -> None:
     write_bytes(out / "report.md", text.encode())
     print(f"\n{scores}\n\n{times}\n")
     print(f"{seconds:.0f} s; report: {out / 'report.md'}, pictures: {out / 'sheet.png'} {out / 'overlay.mp4'}")
-    print(f"model: {report['model']}; look at it with: mlflow ui --backend-store-uri {report['tracking_uri']}")
+    print(
+        f"model: {report['model']}, champion; look at it with: mlflow ui --backend-store-uri {report['tracking_uri']}"
+    )
 
 
 if __name__ == "__main__":

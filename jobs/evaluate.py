@@ -81,12 +81,16 @@ def main(options: Options) -> None:
                 found = evaluate(methods, truth, options.protocol, progress.update)
         report[truth.name] = found
         for method, result in found.items():
-            rows.append({"set": truth.name, "method": method, "frames/s": result["frames_per_second"], **result})
+            rows.append({"set": truth.name, "method": method, "frames/s": _rate(result), **result})
     print(table(rows, _COLUMNS))
     if options.json_file:
         content = {"protocol": options.protocol, "short_side": options.short_side, "sets": report}
         write_bytes(options.json_file, json.dumps(content, indent=1).encode())
         print(f"report: {options.json_file}")
+
+
+def _rate(result: dict) -> str:
+    return f"{result['frames_per_second']:.0f}" if result["frames_per_second"] else "-"
 
 
 def _segment(model: Model, options: Options, clip: Clip) -> np.ndarray:

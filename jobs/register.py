@@ -2,7 +2,7 @@
 
     python jobs/register.py --model runs/ensemble --name demo --alias champion --report report.json
 
-The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in the folder of --store-folder.
+The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in --store-folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(
     alias: str | None = None,
     report: Path | None = None,
     method: str | None = None,
-    store_folder: Path = Path(),
+    store_folder: Path = Path("runs"),
     verbose: bool = False,
 ) -> None:
     """Register a model in MLflow and give it an alias.

@@ -52,6 +52,8 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    if fps <= 0:
+        raise UserError(f"--fps must be positive, found {fps}")
     if not mask.is_file():
         raise UserError(f"{mask}: no such mask file")
     source = open_video(video)

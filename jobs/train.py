@@ -22,7 +22,7 @@ import tyro
 from vosforge import cluster
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
-from vosforge.storage import check_space, check_writable
+from vosforge.storage import check_space, check_writable, is_local, local_path
 from vosforge.tracking import Run, default_store
 from vosforge.training import curricula
 from vosforge.training.loop import fit_locally
@@ -89,7 +89,7 @@ def main(options: Options) -> None:
         return
     check_writable(storage)
     check_space(storage, _CHECKPOINT_SPACE)
-    with Run(plan.name, default_store(), storage) as run, console.Progress(plan.total_steps, plan.name, "steps") as bar:
+    with Run(plan.name, _store(storage), storage) as run, console.Progress(plan.total_steps, plan.name, "steps") as bar:
         run.params(_parameters(plan))
 
         def on_progress(metrics: dict[str, Any]) -> None:
@@ -123,6 +123,11 @@ def make_plan(options: Options) -> TrainingPlan:
         initial=options.initial,
         checkpoint_every=options.checkpoint_every,
     )
+
+
+def _store(storage: str) -> str:
+    """Runs are tracked beside their checkpoints, unless the environment names a store."""
+    return default_store(local_path(storage)) if is_local(storage) else default_store()
 
 
 def _adjusted(stage: curricula.Stage, settings: dict[str, Any], crop: int | None) -> curricula.Stage:

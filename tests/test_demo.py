@@ -38,7 +38,7 @@ def test_every_link_leaves_its_result_and_the_report_tells_them(finished):
         "rendered": methods,
     }
     assert set(report["sets"]["rendered"]["ensemble"]) >= {"J", "F", "J&F"}
-    assert report["model"] == "models:/vosforge-demo@champion"
+    assert report["model"] == "models:/vosforge-demo/1"
     assert {"train", "search", "register", "segment"} <= set(report["seconds"])
     assert {"vosforge", "ray", "torch", "mlflow"} <= set(report["versions"])
     assert "| ensemble" in printed
@@ -73,6 +73,21 @@ def test_other_options_in_the_same_folder_are_refused(finished):
 def test_dry_run_prints_the_commands_and_makes_nothing(tmp_path):
     done = demo("--dry-run", "--out", tmp_path / "out")
     assert "python jobs/train.py --network stm --size nano --stages images bl30k" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_fresh_deletes_nothing_that_the_demo_did_not_make(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    done = demo("--quick", "--fresh", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "--fresh deletes only what the demo made" in done.stderr
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_missing_real_video_is_told_before_anything_is_made(tmp_path):
+    done = demo("--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "nowhere: no such folder" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

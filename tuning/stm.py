@@ -99,7 +99,7 @@ def _show(bar: console.Progress, steps: dict[str, int], news: dict[str, Any]) ->
 
 
 def _track(sweep: str, trial: dict[str, Any], storage: str) -> None:
-    with Run(f"{sweep}-{trial['trial']}", default_store(), storage) as run:
+    with Run(f"{sweep}-{trial['trial']}", default_store(storage), storage) as run:
         run.params(trial["config"])
         run.tags({"vosforge.sweep": sweep, "vosforge.network": trial["network"] or trial["error"]})
         run.metrics(0, {key: trial[key] for key in (METRIC, "J_mean", "F_mean")})

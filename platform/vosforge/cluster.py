@@ -19,12 +19,11 @@ _EXPECTED_PROCESSES = 16
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
-def connect(verbose: bool = False, cpus: int | None = None) -> dict[str, Any]:
+def connect(verbose: bool = False) -> dict[str, Any]:
     """Connect to the cluster that `RAY_ADDRESS` or a submitted job names, else start a local one.
 
     Args:
         verbose: show what Ray's processes print; what they raise is shown in any case.
-        cpus: logical CPUs of a local cluster; by default the machine's, at least 4.
 
     Returns:
         The cluster's resources.
@@ -40,7 +39,7 @@ def connect(verbose: bool = False, cpus: int | None = None) -> dict[str, Any]:
         if address and address != "local":
             ray.init(address=address, **quiet)
         else:
-            count = cpus or max(_FEWEST_CPUS, os.cpu_count() or 1)
+            count = max(_FEWEST_CPUS, os.cpu_count() or 1)
             # Ray warns, over and over, when small machines start many processes; here that is meant.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_EXPECTED_PROCESSES))
             ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)

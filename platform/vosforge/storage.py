@@ -114,14 +114,6 @@ def upload_file(source: str | Path, uri: str | Path) -> None:
     _retried(lambda: pa.fs.copy_files(str(Path(source).absolute()), path, pa.fs.LocalFileSystem(), fs))
 
 
-def download(uri: str | Path, target: str | Path) -> Path:
-    """Copy one file to a local path."""
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    with write_aside(target) as aside:
-        aside.write_bytes(read_bytes(uri))
-    return Path(target)
-
-
 def claim(uri: str | Path, content: dict[str, Any], what: str) -> None:
     """Write down what a folder holds, or refuse one that holds something else.
 
@@ -136,7 +128,7 @@ def claim(uri: str | Path, content: dict[str, Any], what: str) -> None:
     wanted = json.loads(json.dumps(content))
     if exists(uri):
         before = json.loads(read_bytes(uri))
-        differing = sorted(key for key in wanted | before if before.get(key) != wanted.get(key))
+        differing = _differing(before, wanted)
         if differing:
             folder = str(uri).rsplit("/", 1)[0]
             raise UserError(
@@ -144,6 +136,19 @@ def claim(uri: str | Path, content: dict[str, Any], what: str) -> None:
             )
         return
     write_bytes(uri, json.dumps(wanted, indent=1).encode())
+
+
+def _differing(before: Any, wanted: Any, path: str = "") -> list[str]:
+    """Names of the fields in which two JSON values differ, such as "stages.0.learning_rate"."""
+    if before == wanted:
+        return []
+    if isinstance(before, list) and isinstance(wanted, list) and len(before) == len(wanted):
+        before, wanted = dict(enumerate(before)), dict(enumerate(wanted))
+    if not (isinstance(before, dict) and isinstance(wanted, dict)):
+        return [path]
+    keys = list(dict.fromkeys([*before, *wanted]))
+    prefix = f"{path}." if path else ""
+    return [name for key in keys for name in _differing(before.get(key), wanted.get(key), f"{prefix}{key}")]
 
 
 def delete(uri: str | Path) -> None:
@@ -219,6 +224,8 @@ def check_writable(uri: str | Path) -> None:
     Raises:
         UserError: naming the directory and the reason.
     """
+    if is_local(uri) and local_path(uri).is_file():
+        raise UserError(f"{uri}: expected a folder, found a file; choose another folder")
     probe = join(uri, ".writable")
     try:
         write_bytes(probe, b"")

@@ -41,11 +41,17 @@ class Head:
             "RAY_AUTH_MODE": "token",
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         }
-        self.ray("get-auth-token", "--generate")
-        self.ray(
+        for command in (["get-auth-token", "--generate"], self._start(gcs, dashboard, agent)):
+            done = self.ray(*command)
+            if done.returncode:
+                self.stop()
+                raise RuntimeError(f"ray {command[0]} failed: {done.stdout}{done.stderr}")
+
+    def _start(self, gcs: int, dashboard: int, agent: int) -> list[str]:
+        return [
             "start", "--head", f"--port={gcs}", "--num-cpus=4", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}", f"--temp-dir={self.folder}",
-        )  # fmt: skip
+        ]  # fmt: skip
 
     def ray(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         command = [str(BIN / "ray"), *arguments]
@@ -64,7 +70,7 @@ class Head:
                 return done
 
     def stop(self) -> None:
-        subprocess.run(["pkill", "-9", "-f", str(self.folder)], check=False)
+        subprocess.run(["pkill", "-9", "-f", f"{self.folder}/"], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -122,3 +122,12 @@ def test_statistics_give_ids_areas_and_boxes_with_the_end_excluded():
     mask[2:5, 10:14] = 200
     mask[10:20, 0:3] = 7
     assert object_statistics(mask) == ([7, 200], [30, 12], [0, 10, 3, 20, 10, 2, 14, 5])
+
+
+def test_grey_mask_with_a_few_levels_between_0_and_255_is_anti_aliased():
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:12, 4:12], mask[4, 4:12] = 255, 131
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, format="PNG")
+    with pytest.raises(UserError, match=r"soft\.png: expected object ids, found 3 grey levels"):
+        decode_mask(stream.getvalue(), "soft.png")

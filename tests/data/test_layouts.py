@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,13 @@ def test_png_frames_are_stored_as_jpeg(tmp_path):
     write_mask(tmp_path / "masks" / "a.png")
     image = find_videos(tmp_path).videos[0].table().column("image")[0].as_py()
     assert image[:3] == b"\xff\xd8\xff"
+
+
+def test_digest_changes_when_a_file_is_written_again(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(encode_mask(np.eye(8, dtype=np.uint8)))
+    before = find_videos(tmp_path).digest
+    assert find_videos(tmp_path).digest == before
+    os.utime(tmp_path / "masks" / "a.png", ns=(1, 1))
+    assert find_videos(tmp_path).digest != before

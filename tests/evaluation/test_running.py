@@ -52,3 +52,15 @@ def test_missing_and_misshapen_masks_on_disk_are_named(tmp_path):
     (tmp_path / "a" / "00000.png").write_bytes(encode_mask(clip.masks[0, :20]))
     with pytest.raises(UserError, match=r"00000\.png: expected the frame's size \(40, 60\), found \(20, 60\)"):
         score_masks(tmp_path, [clip])
+
+
+def test_object_that_enters_later_is_followed_but_not_scored_under_davis_2017():
+    clip = moving("late")
+    clip.masks[2:, :8, 40:] = 2
+    found = evaluate({"truth": lambda clip: clip.masks}, [clip])["truth"]
+    assert (found["J&F"], found["objects"]) == (1.0, 1)
+
+
+def test_error_of_a_score_names_the_video():
+    with pytest.raises(UserError, match=r"video odd: prediction: expected ids 0 to 1"):
+        evaluate({"wrong": lambda clip: clip.masks * 9}, [moving("odd")])

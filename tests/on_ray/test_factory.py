@@ -84,7 +84,7 @@ def test_broken_videos_are_skipped_counted_and_listed(tmp_path):
 
 
 def test_too_many_broken_videos_stop_the_build(tmp_path):
-    with pytest.raises(UserError, match=r"2 of 8 videos rejected, more than the allowed 20%; the first: 3: video 3"):
+    with pytest.raises(UserError, match=r"2 of 8 videos rejected, more than the allowed 20%, and nothing kept; the first: 3: video 3"):
         built(tmp_path, work=partial(make, (3, 6)), max_rejects=0.2)
     assert not (tmp_path / "manifest.json").exists()
 
@@ -113,3 +113,13 @@ def test_manifest_tells_recipe_files_and_totals(tmp_path):
     assert manifest["recipe"] == {"made": "by a test"}
     assert [file["rows"] for file in manifest["files"]] == [4, 4, 4, 4]
     assert manifest["files"][0]["sha256"] == hashes(tmp_path)[manifest["files"][0]["path"]]
+
+
+def test_build_goes_on_once_the_broken_input_is_mended(tmp_path):
+    with pytest.raises(UserError, match="and nothing kept"):
+        built(tmp_path, work=partial(make, (3, 6)), max_rejects=0.2)
+    assert built(tmp_path)["totals"]["videos"] == 8
+
+
+def test_one_broken_video_never_stops_a_build(tmp_path):
+    assert built(tmp_path, work=partial(make, (1,)), items=3, max_rejects=0.0)["totals"]["videos"] == 2

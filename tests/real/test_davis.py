@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(
 
 def test_davis_is_recognised_with_its_splits():
     found = find_videos(DATA / "DAVIS", split="val")
-    assert (found.layout, found.kind, len(found.videos)) == ("davis", "videos", 8)
+    listed = (DATA / "DAVIS" / "ImageSets" / "2016" / "val.txt").read_text().split()
+    assert (found.layout, found.kind) == ("davis", "videos")
+    assert [video.video_id for video in found.videos] == listed
     assert all(None not in video.masks for video in found.videos)
     clip = found.videos[0].read()
     assert clip.size == (480, 854)
@@ -34,6 +36,7 @@ def test_jpeg_bytes_of_davis_are_kept():
 
 def test_copying_the_first_mask_scores_as_it_is_known_to():
     truth = Truth(str(DATA / "DAVIS"), split="val")
+    if len(truth) != 8:
+        pytest.skip(f"the score is known for a subset of 8 sequences, found {len(truth)}")
     scored = evaluate({"copy": lambda clip: segment_clip(CopyFirstMask(), clip)}, truth, protocol="davis2016")["copy"]
     assert scored["J&F"] == pytest.approx(0.258, abs=0.002)
-    assert scored["videos"] == 8

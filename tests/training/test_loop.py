@@ -7,10 +7,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.training import loop
 from vosforge.training.checkpoints import Position, load_checkpoint
 from vosforge.training.loop import Diverged, fit_locally
+from vosforge.training.plan import claim_run
 
 
 class Stopped(Exception):
@@ -104,3 +106,38 @@ def test_metrics_tell_speed_waiting_and_the_probe(make_plan, tmp_path):
     assert {"stage", "step", "loss", "J", "learning_rate", "clips_per_second", "data_wait"} <= set(heard[0])
     assert [metrics["step"] for metrics in heard if "probe_J" in metrics] == [3, 4, 6, 8]
     assert all(0 <= metrics["data_wait"] <= 1 for metrics in heard)
+
+
+def test_run_is_not_continued_on_other_data_or_by_the_other_harness(make_plan, build_shards, tmp_path):
+    plan = make_plan()
+    losses_of(plan, tmp_path, stop_after=3)
+    with pytest.raises(UserError, match="was started with another harness"):
+        claim_run(str(tmp_path), plan, "ray")
+    clip = ShardSet(plan.data[0]).read(ShardSet(plan.data[0]).videos[0])
+    build_shards(plan.data[0], [clip], kind="bl30k")
+    with pytest.raises(UserError, match=r"was started with another data_digests\.0"):
+        losses_of(plan, tmp_path)
+
+
+def test_changed_field_of_a_stage_is_named(make_plan, tmp_path):
+    plan = make_plan()
+    claim_run(str(tmp_path), plan, "local")
+    slower = replace(plan, stages=[replace(plan.stages[0], learning_rate=1e-9), plan.stages[1]])
+    with pytest.raises(UserError, match=r"another stages\.0\.learning_rate;"):
+        claim_run(str(tmp_path), slower, "local")
+
+
+@pytest.mark.parametrize("name", ["a/../../b", "..", "", "a b"])
+def test_names_that_would_leave_the_storage_are_refused(make_plan, name):
+    with pytest.raises(UserError, match="run name"):
+        make_plan(name=name)
+
+
+def test_missing_initial_network_is_one_error(make_plan, tmp_path):
+    with pytest.raises(UserError, match="no such network file"):
+        make_plan(initial=str(tmp_path / "none.safetensors")).build_network()
+
+
+def test_remote_storage_is_refused_without_ray(make_plan):
+    with pytest.raises(UserError, match="leave --local out"):
+        fit_locally(make_plan(), "s3://bucket/runs", lambda metrics: None)

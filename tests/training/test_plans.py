@@ -11,10 +11,10 @@ from vosforge.training.plan import claim_run
 
 def test_run_name_of_another_plan_is_refused_by_field(make_plan, tmp_path):
     plan = make_plan()
-    claim_run(str(tmp_path), plan)
-    claim_run(str(tmp_path), plan)
+    claim_run(str(tmp_path), plan, "ray")
+    claim_run(str(tmp_path), plan, "ray")
     with pytest.raises(UserError, match=r"run run in .* was started with another seed"):
-        claim_run(str(tmp_path), replace(plan, seed=1))
+        claim_run(str(tmp_path), replace(plan, seed=1), "ray")
 
 
 def test_stage_without_data_of_its_kind_is_refused(make_plan):
@@ -35,7 +35,8 @@ def test_digest_follows_everything_but_the_name(make_plan):
     [
         ("stm", "nano", ["video"], "expected some of images, bl30k, videos, found 'video'"),
         ("stm", "nano", [], "found none"),
-        ("emm", "nano", ["images"], "no curriculum for network 'emm'"),
+        ("emm", "nano", ["images"], "unknown network 'emm'; valid: stm"),
+        ("stm", "huge", ["images"], "no curriculum for network 'stm' at size 'huge'"),
     ],
 )
 def test_unknown_stages_are_refused_with_the_known(network, size, names, message):

@@ -49,7 +49,7 @@ def build(
         per_file: videos a file.
         workers: parallel processes, one CPU each.
         on_progress: hears how many files are finished.
-        max_rejects: largest share of rejected items.
+        max_rejects: largest share of rejected items; one is always allowed.
 
     Returns:
         The manifest.
@@ -60,6 +60,8 @@ def build(
     """
     if not items:
         raise UserError(f"{uri}: nothing to build, the source holds no video")
+    if per_file < 1 or workers < 1:
+        raise UserError(f"expected at least one video a file and one worker, found {per_file} and {workers}")
     recipe = json.loads(json.dumps(recipe))
     finished = _finished(uri, recipe)
     if finished is not None:
@@ -82,17 +84,19 @@ def build(
         done += 1
         on_progress(done)
     manifest = finish(uri, kind, recipe, names)
-    _check_rejects(uri, manifest["rejected"], len(items), max_rejects)
+    _check_rejects(uri, manifest, len(items), max_rejects)
     return manifest
 
 
-def _check_rejects(uri: str, rejected: list[dict[str, str]], items: int, most: float) -> None:
-    """Take the manifest of a build back, and say why, when too much of its input was unusable."""
-    if len(rejected) > most * items:
-        delete(join(uri, "manifest.json"))
+def _check_rejects(uri: str, manifest: dict[str, Any], items: int, most: float) -> None:
+    """Take a build back, and say why, when too much of its input was unusable. One bad video never is."""
+    rejected = manifest["rejected"]
+    if len(rejected) > max(1, most * items) or len(rejected) == items:
+        for name in ("manifest.json", "videos.parquet", *(file["path"] for file in manifest["files"])):
+            delete(join(uri, name))
         first = rejected[0]
         raise UserError(
-            f"{uri}: {len(rejected)} of {items} videos rejected, more than the allowed {most:.0%}; "
+            f"{uri}: {len(rejected)} of {items} videos rejected, more than the allowed {most:.0%}, and nothing kept; "
             f"the first: {first['video']}: {first['reason']}"
         )
 

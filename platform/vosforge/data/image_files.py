@@ -16,6 +16,7 @@ from vosforge.errors import UserError
 from vosforge.pictures import davis_palette
 
 JPEG_QUALITY = 95
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _MOST_GREY_LEVELS = 64
 
 
@@ -75,7 +76,8 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     levels = np.unique(array)
     if set(levels) <= {0, 255}:
         return (array == 255).astype(np.uint8)
-    if len(levels) > _MOST_GREY_LEVELS:
+    ids = levels[levels < 255]
+    if len(levels) > _MOST_GREY_LEVELS or (255 in levels and len(ids) - 1 != ids.max()):
         raise UserError(
             f"{name}: expected object ids, found {len(levels)} grey levels: an anti-aliased mask; threshold it"
         )

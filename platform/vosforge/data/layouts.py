@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from vosforge.clip import Clip
-from vosforge.data.image_files import decode_frame, decode_mask
+from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame, decode_mask
 from vosforge.data.shards import clip_table
 from vosforge.errors import UserError
 
 LAYOUTS = ("auto", "davis", "static")
-_FRAMES = (".jpg", ".jpeg", ".png")
 _STATIC_FOLDERS = (("images", "masks"), ("JPEGImages", "Annotations"))
 
 
@@ -71,6 +72,14 @@ class Recognised:
     kind: str
     videos: list[SourceVideo]
 
+    @property
+    def digest(self) -> str:
+        """Changes when a file is added, taken away or written again; from names, sizes and times, not contents."""
+        files = [path for video in self.videos for path in (*video.frames, *video.masks) if path is not None]
+        stats = [(str(path), path.stat()) for path in files]
+        listed = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
 
 def find_videos(root: Path, layout: str = "auto", split: str | None = None, licence: str = "") -> Recognised:
     """List the videos under a folder.
@@ -120,7 +129,7 @@ def static_videos(images: Path, masks: Path, dataset: str, licence: str = "") ->
     videos = [
         SourceVideo(dataset, path.stem, (path,), (by_stem[path.stem],), licence)
         for path in sorted(images.iterdir())
-        if path.suffix.lower() in _FRAMES and path.stem in by_stem
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem in by_stem
     ]
     if not videos:
         raise UserError(f"{images} and {masks}: no image has a mask PNG of the same name")
@@ -141,7 +150,7 @@ def _davis_videos(root: Path, frames: Path, masks: Path, split: str | None, lice
         names = _split(root, split)
     videos = []
     for name in names:
-        files = sorted(p for p in (frames / name).glob("*") if p.suffix.lower() in _FRAMES)
+        files = sorted(p for p in (frames / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"{frames / name}: no frames, although the split or folder names this video")
         found = [masks / name / f"{path.stem}.png" for path in files]

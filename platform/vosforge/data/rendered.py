@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vosforge.data.image_files import decode_frame
+from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
 from vosforge.data.rendering import SceneRecipe, render_clip
 from vosforge.data.shards import clip_table
 from vosforge.errors import UserError
-
-_PICTURES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ def read_textures(folder: Path | None) -> tuple[list[np.ndarray], str]:
         return [], ""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of textures")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"{folder}: no JPEG or PNG picture in it")
     content = [path.read_bytes() for path in files]

@@ -8,10 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vosforge.data.image_files import decode_frame
+from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
 from vosforge.errors import UserError
 
-_FRAMES = (".jpg", ".jpeg", ".png")
 NamedFrames = Iterator[tuple[str, np.ndarray]]
 
 
@@ -19,7 +18,7 @@ class FrameFolder:
     """Image files of a folder, in order of name; iterating yields (stem, `(H, W, 3)` uint8 RGB)."""
 
     def __init__(self, folder: Path):
-        self.files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _FRAMES)
+        self.files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not self.files:
             raise UserError(f"{folder}: no JPEG or PNG frames in it")
 

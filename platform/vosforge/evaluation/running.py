@@ -75,8 +75,7 @@ def evaluate(
             started = time.perf_counter()
             labels = segment(clip)
             seconds[name] += time.perf_counter() - started
-            annotated = clip.annotated
-            scores[name][clip.name] = score(clip.masks[annotated], labels[annotated], protocol)
+            scores[name][clip.name] = _score(clip, labels[clip.annotated], protocol)
         on_video(done)
     return {
         name: {
@@ -86,6 +85,14 @@ def evaluate(
         }
         for name in methods
     }
+
+
+def _score(clip: Clip, labels: np.ndarray, protocol: str) -> Scores:
+    """Scores of the annotated frames; an error names the video."""
+    try:
+        return score(clip.masks[clip.annotated], labels, protocol)
+    except UserError as error:
+        raise UserError(f"video {clip.name}: {error}") from error
 
 
 def score_masks(folder: Path, clips: Iterable[Clip], protocol: str = "davis2017") -> dict[str, Any]:
@@ -105,5 +112,5 @@ def score_masks(folder: Path, clips: Iterable[Clip], protocol: str = "davis2017"
             if mask.shape != clip.size:
                 raise UserError(f"{path}: expected the frame's size {clip.size}, found {mask.shape}")
             predicted.append(mask)
-        scores[clip.name] = score(clip.masks[clip.annotated], np.stack(predicted), protocol)
+        scores[clip.name] = _score(clip, np.stack(predicted), protocol)
     return {**summarise(scores), "frames_per_second": 0.0, "scores": scores}

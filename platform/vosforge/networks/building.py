@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,25 +81,33 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: when the file is missing or is no vosforge network.
     """
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    if "network" not in metadata:
+        raise UserError(f"{path}: a safetensors file, but without vosforge's network description")
+    return json.loads(metadata["network"])
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """A safetensors file, or a `UserError` when it is missing or something else."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such network file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            yield file
     except safetensors.SafetensorError as error:
         raise UserError(f"{path}: expected a safetensors file, found something else ({error})") from error
-    if "network" not in metadata:
-        raise UserError(f"{path}: a safetensors file, but without vosforge's network description")
-    return json.loads(metadata["network"])
 
 
 def load_weights(network: MemoryNetwork, path: str | Path) -> None:
     """Put a file's weights into a network of the same shape.
 
     Raises:
-        UserError: naming the first missing, unexpected and misshapen weights.
+        UserError: when there is no such file, or naming the first missing, unexpected and misshapen weights.
     """
-    state = safetensors.torch.load_file(path)
+    with _opened(path) as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
     own = network.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
@@ -33,7 +35,13 @@ class Model:
     budget: int | None = DEFAULT_BUDGET
 
     def start(self, device: str = "cpu") -> Segmenter:
-        """A fresh segmenter for one video; the networks are shared, the memory is not."""
+        """A fresh segmenter for one video; the networks are shared, the memory is not.
+
+        Raises:
+            UserError: when there is no such device here.
+        """
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device {device}: this machine has no CUDA GPU that torch can use; choose cpu")
         segmenters = [Propagator(network, self.memory_every, self.budget, device=device) for network in self.members]
         return segmenters[0] if len(segmenters) == 1 else Ensemble(segmenters)
 

@@ -176,6 +176,8 @@ def segment_frame(
     Probabilities are enlarged bilinearly before the most probable object is taken; given pixels stay as given.
     """
     height, width = frame.shape[:2]
+    if short_side is not None and short_side < 16:
+        raise UserError(f"short side: expected at least 16 pixels, found {short_side}")
     if short_side is None or short_side >= min(height, width):
         return segmenter.labels(segmenter.step(frame, mask))
     factor = short_side / min(height, width)

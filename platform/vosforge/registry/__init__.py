@@ -1,5 +1,5 @@
 """Registry: the MLflow form of a model, and versions with aliases."""
 
-from vosforge.registry.versions import load_model, register
+from vosforge.registry.versions import load_model, register, version_uri
 
-__all__ = ["load_model", "register"]
+__all__ = ["load_model", "register", "version_uri"]

@@ -117,6 +117,19 @@ def load_model(uri: str, store: str | None = None) -> Model:
         ) from error
 
 
+def version_uri(uri: str, store: str) -> str:
+    """`models:/<name>/<version>` of a `models:/<name>@<alias>`, which may move later.
+
+    Raises:
+        UserError: when there is no such alias.
+    """
+    name, alias = uri.removeprefix("models:/").split("@")
+    try:
+        return f"models:/{name}/{connect(store).get_model_version_by_alias(name, alias).version}"
+    except MlflowException as error:
+        raise UserError(f"{uri}: not found in MLflow at {store} ({first_line(error)})") from error
+
+
 def _requirements() -> list[str]:
     """Third-party packages at the versions that run here; vosforge itself travels as code."""
     found = []

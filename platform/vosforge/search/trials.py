@@ -182,6 +182,7 @@ def _claim(sweep: Sweep, space: dict[str, Any]) -> None:
     """Write what the sweep is, or refuse a folder that holds another sweep: Tune would mix the two."""
     content = {
         "plan": asdict(sweep.plan),
+        **sweep.plan.contents(),
         "space": {key: _described(domain) for key, domain in space.items()},
         "trials": sweep.trials,
         "seed": sweep.seed,

@@ -30,7 +30,7 @@ _LONGEST_PARAM = 500
 _LONGEST_REASON = 200
 
 
-def default_store(folder: str | Path = ".") -> str:
+def default_store(folder: str | Path = "runs") -> str:
     """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}"
 
@@ -38,6 +38,7 @@ def default_store(folder: str | Path = ".") -> str:
 def connect(store: str) -> MlflowClient:
     """A client of the store, which gives a server that is away up after seconds; MLflow's default is minutes."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     return MlflowClient(store)
 
 
@@ -74,7 +75,6 @@ class Run:
         experiment_name: of the experiment.
         store: tracking URI.
         folder: for artefacts of a local store.
-        parent: id of the parent run.
     """
 
     def __init__(
@@ -83,11 +83,9 @@ class Run:
         store: str,
         folder: str | Path = ".",
         experiment_name: str = "vosforge",
-        parent: str | None = None,
     ):
         self.name, self.store, self.experiment_name, self.folder = name, store, experiment_name, folder
         self.run_id: str | None = None
-        self._parent = parent
         self._client = connect(store)
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_LENGTH)
         self._complained = False
@@ -116,10 +114,6 @@ class Run:
         entries = [RunTag(key, value) for key, value in values.items()]
         self._put(lambda: self._client.log_batch(self.run_id, tags=entries))
 
-    def artifact(self, path: str | Path) -> None:
-        """Upload a local file."""
-        self._put(lambda: self._client.log_artifact(self.run_id, str(path)))
-
     def close(self, status: str = "FINISHED") -> None:
         """Send what is left, at most half a minute, and end the run: "FINISHED", "FAILED" or "KILLED"."""
         self._put(lambda: self._client.set_terminated(self.run_id, status))
@@ -147,8 +141,6 @@ class Run:
             self._client.update_run(self.run_id, status="RUNNING")
             return
         tags = {_RUN_TAG: self.name}
-        if self._parent:
-            tags["mlflow.parentRunId"] = self._parent
         self.run_id = self._client.create_run(identifier, run_name=self.name, tags=tags).info.run_id
 
     def _put(self, action: Callable[[], None]) -> None:

@@ -119,6 +119,9 @@ def stages(network: str, size: str, names: list[str]) -> list[Stage]:
     Raises:
         UserError: for a network without a curriculum or a stage that it does not have, listing what there is.
     """
+    if network not in {known for known, _ in CURRICULA}:
+        valid = ", ".join(sorted({known for known, _ in CURRICULA}))
+        raise UserError(f"unknown network {network!r}; valid: {valid}")
     if (network, size) not in CURRICULA:
         known = ", ".join(f"{n} {s}" for n, s in CURRICULA)
         raise UserError(f"no curriculum for network {network!r} at size {size!r}; there is one for: {known}")

@@ -19,7 +19,7 @@ from vosforge.clip import Clip
 from vosforge.data.sampling import ClipSampler
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import write_aside
+from vosforge.storage import is_local, write_aside
 from vosforge.training.batches import Batch, make_batch, mean_jaccard
 from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
 from vosforge.training.clip_order import check_clips, clip_numbers
@@ -267,7 +267,9 @@ def fit_locally(plan: TrainingPlan, storage: str, on_progress: Callable[[dict[st
     Returns:
         The trained network's file.
     """
-    claim_run(storage, plan)
+    if not is_local(storage):
+        raise UserError(f"{storage}: training in this process keeps checkpoints in a local folder; leave --local out")
+    claim_run(storage, plan, "local")
     folder = Path(storage) / plan.name
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = checkpoints(folder)

@@ -72,7 +72,7 @@ def fit(
     for stage in plan.stages:
         clip_numbers(0, stage.batch, 0, workers)
     plan.samplers()
-    claim_run(storage, plan)
+    claim_run(storage, plan, "ray")
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = _Trainer(
         _worker,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from vosforge.data.sampling import ClipSampler
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import absolute, claim, is_local, join, local_path
+from vosforge.storage import absolute, claim, exists, is_local, join, local_path, sha256
 from vosforge.training.clip_order import stage_sampler
 from vosforge.training.curricula import Stage
 
@@ -46,6 +47,10 @@ class TrainingPlan:
     probe_clips: int = 16
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name) or set(self.name) <= {"."}:
+            raise UserError(f"run name {self.name!r}: expected letters, digits, '.', '-' and '_' alone")
+        if self.checkpoint_every < 1:
+            raise UserError(f"checkpoint_every must be at least 1, found {self.checkpoint_every}")
         # Workers run in other directories.
         object.__setattr__(self, "data", [absolute(uri) for uri in self.data])
         object.__setattr__(self, "initial", absolute(self.initial) if self.initial else None)
@@ -70,6 +75,13 @@ class TrainingPlan:
         sets = [ShardSet(uri) for uri in self.data]
         return [stage_sampler(stage, sets, self.seed) for stage in self.stages]
 
+    def contents(self) -> dict[str, Any]:
+        """Digests of what the plan names by path: every shard set, and the initial network."""
+        return {
+            "data_digests": [ShardSet(uri).digest for uri in self.data],
+            "initial_digest": sha256(self.initial) if self.initial and exists(self.initial) else None,
+        }
+
     def build_network(self) -> MemoryNetwork:
         """The network to start from: fresh weights that follow from the seed, or those of `initial`."""
         torch.manual_seed(self.seed)
@@ -81,12 +93,19 @@ class TrainingPlan:
         return network
 
 
-def claim_run(storage: str, plan: TrainingPlan) -> None:
-    """Write the plan into the run's directory, or refuse a directory that holds another plan's run.
+def claim_run(storage: str, plan: TrainingPlan, harness: str) -> None:
+    """Write the plan into the run's directory, or refuse a directory that holds another run.
 
-    Ray Train would silently continue the old run under the new configuration.
+    Another run is one of another plan, of other data under the same names, or kept by the other harness: Ray Train
+    would silently continue it under the new configuration.
+
+    Args:
+        storage: of runs.
+        plan: of the run.
+        harness: "ray" or "local", who keeps the checkpoints.
 
     Raises:
         UserError: naming the run and the differing fields.
     """
-    claim(join(storage, plan.name, "plan.json"), asdict(plan), f"run {plan.name} in {storage}")
+    content = {**asdict(plan), **plan.contents(), "harness": harness}
+    claim(join(storage, plan.name, "plan.json"), content, f"run {plan.name} in {storage}")
