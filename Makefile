@@ -31,7 +31,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml requirements.lock
-	@echo "installing vosforge into $(VENV) (about 6 GB with torch; a few minutes)"
+	@echo "installing vosforge into $(VENV) (about 7 GB with torch; a few minutes)"
 	$(BIN) -m pip install --quiet --constraint requirements.lock --editable .
 	@touch $@
 
