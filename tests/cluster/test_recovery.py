@@ -60,8 +60,10 @@ def undisturbed(shards, tmp_path_factory) -> dict[str, torch.Tensor]:
 
 
 def wait_for_checkpoint(storage: Path, process: subprocess.Popen[str]) -> None:
+    """Until Ray Train has *registered* a checkpoint: one that is merely written is not what a restart takes."""
+    registered = storage / "stm-nano" / "checkpoint_manager_snapshot.json"
     deadline = time.monotonic() + 200
-    while not list((storage / "stm-nano").glob("step_*/position.json")):
+    while not (registered.exists() and "step_" in registered.read_text()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.05)

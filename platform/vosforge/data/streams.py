@@ -52,6 +52,8 @@ def run_ordered(
     """
 
     class Work:
+        """What Ray Data runs in each worker."""
+
         def __init__(self) -> None:
             self.work = make_work()
 

@@ -81,12 +81,7 @@ def fit(
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)}
         ),
-        run_config=RunConfig(
-            name=plan.name,
-            storage_path=absolute(storage),
-            failure_config=FailureConfig(max_failures=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
+        run_config=_run_config(plan.name, storage),
     )
     with Listener(queue, on_progress):
         try:
@@ -101,6 +96,16 @@ def fit(
     target = join(storage, plan.name, NETWORK_FILE)
     _copy_network(result.checkpoint, target)
     return target
+
+
+def _run_config(name: str, storage: str) -> RunConfig:
+    """Where a run is kept: a restart is tried three times, the two latest checkpoints stay."""
+    return RunConfig(
+        name=name,
+        storage_path=absolute(storage),
+        failure_config=FailureConfig(max_failures=3),
+        checkpoint_config=CheckpointConfig(num_to_keep=2),
+    )
 
 
 class _Trainer(TorchTrainer):
