@@ -35,7 +35,7 @@ def shards(tmp_path_factory) -> Path:
 def start(shards: Path, storage: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable, ROOT / "jobs" / "train.py", "--network", "stm", "--size", "nano", "--stages", "bl30k",
-        "--data", shards, "--storage", storage, "--steps", 60, "--batch", 4, "--crop", 48, "--checkpoint-every", 10,
+        "--data", shards, "--storage", storage, "--steps", 120, "--batch", 4, "--crop", 48, "--checkpoint-every", 10,
     ]  # fmt: skip
     return subprocess.Popen(
         [*map(str, command)],
@@ -103,7 +103,7 @@ def test_killed_driver_goes_on_with_the_same_command(shards, undisturbed, tmp_pa
     process.communicate()
     assert not (tmp_path / "stm-nano" / "network.safetensors").exists()
     printed, weights = finish(start(shards, tmp_path), tmp_path)
-    assert "stm-nano: 1/60" not in printed
+    assert "stm-nano: 1/120" not in printed
     assert_equal(weights, undisturbed)
 
 
