@@ -1,10 +1,38 @@
-"""Turning per-object foreground probabilities into one distribution over background and objects."""
+"""Merging objects that were decoded apart into one map a frame."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
+Aggregation = Literal["soft", "winner-take-all", "none"]
 _CLAMP = 1e-7
+
+
+def aggregate(probabilities: torch.Tensor, how: Aggregation = "soft") -> torch.Tensor:
+    """Background and objects at test, from each object's own probability (EMN table 1).
+
+    * "soft": the softmax of `soft_aggregate`.
+    * "winner-take-all": probabilities of all but the strongest object of a pixel are set to zero.
+    * "none": every object keeps its own probability.
+
+    In the latter two the background is what the strongest object leaves, so that a pixel is an object's where its
+    probability exceeds one half; with "none" a pixel's probabilities may sum to more than 1.
+
+    Args:
+        probabilities: `(B, K, H, W)` foreground probability of each object, in [0, 1].
+        how: one of the three.
+
+    Returns:
+        `(B, K + 1, H, W)` probabilities, background first; float32 for half-precision probabilities with "soft".
+    """
+    if how == "soft":
+        return soft_aggregate(probabilities).softmax(dim=1)
+    strongest, winner = probabilities.max(dim=1, keepdim=True)
+    if how == "winner-take-all":
+        probabilities = torch.zeros_like(probabilities).scatter(1, winner, strongest)
+    return torch.cat([1 - strongest, probabilities], dim=1)
 
 
 def soft_aggregate(probabilities: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:

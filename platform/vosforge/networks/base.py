@@ -3,107 +3,199 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vosforge.clip import MAX_OBJECTS
 from vosforge.errors import UserError
-from vosforge.networks.aggregation import soft_aggregate
-from vosforge.networks.encoders import freeze_batch_norm
+from vosforge.networks.aggregation import aggregate, soft_aggregate
+from vosforge.networks.encoders import IMAGENET_MEAN
+from vosforge.networks.parts import Parts
 
 
 class Query(NamedTuple):
     """A frame encoded to be segmented.
 
     Attributes:
-        key: `(B, CK, h, w)`.
-        value: `(B, CV, h, w)`.
-        skips: the frame's finer feature maps, fine to coarse, the last `(B, C, 2h, 2w)`.
+        key: `(B, K, CK, h, w)`, or K = 1 where all objects share it.
+        value: `(B, K, CV, h, w)`, likewise.
+        features: `(B, C, h, w)`, the frame's coarsest feature map.
+        skips: the frame's finer feature maps, fine to coarse, the last `(B, C', 2h, 2w)`.
         size: (H, W) of the frame before padding.
     """
 
     key: torch.Tensor
     value: torch.Tensor
+    features: torch.Tensor
     skips: tuple[torch.Tensor, ...]
     size: tuple[int, int]
 
+    def of(self, objects: Sequence[int]) -> Query:
+        """The query for some of the objects, by their position."""
+        if self.key.shape[1] == 1:
+            return self
+        columns = list(objects)
+        return self._replace(key=self.key[:, columns], value=self.value[:, columns])
+
 
 class MemoryNetwork(nn.Module, ABC):
-    """A space-time memory network: four per-frame functions, which a paper's file provides, and what follows.
+    """A space-time memory network: its per-frame functions, which a network provides, and what follows from them.
 
-    * `encode_query(frames) -> Query`
+    * `encode_target(frames, masks) -> targets`, what is kept of an object from the frame where its mask was given
+    * `encode_query(frames, targets) -> Query`
     * `encode_memory(frames, masks) -> (key, value)`
     * `read(query, memory_key, memory_value) -> (B, K, C, h, w)`
     * `decode(query, read) -> (B, K, H, W)` foreground logits
 
     Frames of any size are padded to the stride inside and predictions cropped back.
+
+    Args:
+        parts: what the network is made of; how it is used (padding, memory, aggregation) is among them.
     """
 
-    stride: int
-    frozen_batch_norm: bool = False
+    description: dict[str, Any]
+
+    def __init__(self, parts: Parts):
+        super().__init__()
+        self.parts = parts
+        self.stride = parts.strides[-1]
+
+    def encode_target(self, frames: torch.Tensor, masks: torch.Tensor) -> torch.Tensor | None:
+        """What a query needs to know of `(B, K, H, W)` objects given in `(B, 3, H, W)` frames, `(B, K, ...)`.
+
+        None for networks whose query needs nothing.
+        """
+        return None
 
     @abstractmethod
-    def encode_query(self, frames: torch.Tensor) -> Query:
-        """Encode `(B, 3, H, W)` frames in [0, 1] that shall be segmented."""
+    def encode_query(self, frames: torch.Tensor, targets: torch.Tensor | None = None) -> Query:
+        """Encode `(B, 3, H, W)` frames in [0, 1] that shall be segmented; targets as `encode_target` made them."""
 
     @abstractmethod
-    def encode_memory(self, frames: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_memory(
+        self,
+        frames: torch.Tensor,
+        masks: torch.Tensor,
+        scribbles: torch.Tensor | None = None,
+        query: Query | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode `(B, 3, H, W)` frames with `(B, K, H, W)` object probabilities into the memory.
 
+        Args:
+            frames: in [0, 1].
+            masks: in [0, 1].
+            scribbles: `(B, K, 2, H, W)` in {0, 1}, positive and negative, for networks that take them.
+            query: the same frames encoded as query, if at hand; networks that share keys then save that work.
+
         Returns:
-            key `(B, K, CK, h, w)` and value `(B, K, CV, h, w)`.
+            key `(B, K, CK, h, w)`, or K = 1 where all objects share it, and value `(B, K, CV, h, w)`.
         """
 
     @abstractmethod
     def read(self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor) -> torch.Tensor:
-        """Read T remembered frames, `(B, K, CK, T, h, w)` and `(B, K, CV, T, h, w)`, for each object."""
+        """Read T remembered frames, `(B, K or 1, CK, T, h, w)` and `(B, K, CV, T, h, w)`, for each object."""
 
     @abstractmethod
     def decode(self, query: Query, read: torch.Tensor) -> torch.Tensor:
         """Foreground logits `(B, K, H, W)` of each object from its read."""
 
+    def aggregate(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Background and objects, `(B, K + 1, H, W)`, from each object's `(B, K, H, W)` probability, at test."""
+        return aggregate(probabilities, self.parts.aggregation)
+
     def segment(
         self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits `(B, K + 1, H, W)` of background and objects: read, decode, soft aggregation."""
-        foreground = self.decode(query, self.read(query, memory_key, memory_value)).sigmoid()
-        return soft_aggregate(foreground, valid)
+        """Logits `(B, K + 1, H, W)` of background and objects: read, decode, soft aggregation.
 
-    def forward(self, frames: torch.Tensor, first_masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        A network that trains one object at a time answers its decoder's two classes in training (EMN, 3.2).
+        """
+        foreground = self.decode(query, self.read(query, memory_key, memory_value))
+        if self.training and self.parts.training_objects == "one" and foreground.shape[1] == 1:
+            return torch.cat([torch.zeros_like(foreground), foreground], dim=1)
+        return soft_aggregate(foreground.sigmoid(), valid)
+
+    def forward(
+        self,
+        frames: torch.Tensor,
+        first_masks: torch.Tensor,
+        valid: torch.Tensor | None = None,
+        scribbles: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Segment a clip from its first masks, with gradients through the memory.
 
         Frame 0 is memorised with its true masks; each later frame reads all frames before it, and is itself
-        memorised with its soft prediction.
+        memorised with its soft prediction. With the memory policy "given" frame 0 alone is memorised.
 
         Args:
             frames: `(B, T, 3, H, W)` in [0, 1], T >= 2.
             first_masks: `(B, K, H, W)` in [0, 1], the objects of frame 0.
-            valid: `(B, K)` bool, which slots hold an object.
+            valid: `(B, K)` bool, which slots hold an object; all by default.
+            scribbles: `(B, K, 2, H, W)` on frame 0, for networks that take them.
 
         Returns:
             `(B, T - 1, K + 1, H, W)` logits for frames 1 to T - 1.
+
+        Raises:
+            UserError: for tensors of another form, naming what was expected and found.
         """
-        length = frames.shape[1]
+        self._check_clip(frames)
+        self.check(frames[:, 0], first_masks)
+        size = (frames.shape[-2], frames.shape[-1])
+        if self.parts.memorise_margin:
+            frames = self.pad_frames(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+            first_masks = pad_to_stride(first_masks, self.stride)
+        targets = self.encode_target(frames[:, 0], first_masks)
         keys, values, predictions = [], [], []
-        masks = first_masks
-        for t in range(1, length):
-            key, value = self.encode_memory(frames[:, t - 1], masks)
-            keys.append(key)
-            values.append(value)
-            query = self.encode_query(frames[:, t])
+        masks, query = first_masks, None
+        for t in range(1, frames.shape[1]):
+            if t == 1 or self.parts.memory_policy != "given":
+                given = scribbles if t == 1 else None
+                key, value = self.encode_memory(frames[:, t - 1], masks, given, query)
+                keys.append(key)
+                values.append(value)
+            query = self.encode_query(frames[:, t], targets)
             logits = self.segment(query, torch.stack(keys, dim=3), torch.stack(values, dim=3), valid)
             predictions.append(logits)
             masks = logits.softmax(dim=1)[:, 1:]
-        return torch.stack(predictions, dim=1)
+        return crop_to(torch.stack(predictions, dim=1), size)
 
-    def train(self, mode: bool = True) -> MemoryNetwork:
-        """Training mode; frozen batch norm stays in evaluation mode."""
-        super().train(mode)
-        if self.frozen_batch_norm:
-            freeze_batch_norm(self)
-        return self
+    def pad_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Pad `(B, 3, H, W)` frames to multiples of the stride, with the padding that the parts name."""
+        padded = pad_to_stride(frames, self.stride)
+        if self.parts.padding == "black" or padded.shape == frames.shape:
+            return padded
+        margin = 1 - pad_to_stride(torch.ones_like(frames[:1, :1]), self.stride)
+        return padded + margin * frames.new_tensor(IMAGENET_MEAN)[:, None, None]
+
+    def check(self, frames: torch.Tensor, masks: torch.Tensor | None = None) -> None:
+        """Refuse tensors that the network cannot encode.
+
+        Raises:
+            UserError: naming what was expected and found.
+        """
+        check_frames(frames, masks)
+        if torch.compiler.is_compiling():
+            return
+        weight = next(self.parameters())
+        for name, tensor in (("frames", frames), ("masks", masks)):
+            if tensor is None:
+                continue
+            if tensor.device != weight.device:
+                raise UserError(f"{name} are on {tensor.device}, the network is on {weight.device}; move one of them")
+            if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
+                raise UserError(f"{name} are {tensor.dtype}, the network is {weight.dtype}; convert one of them")
+            # Masks that a training step predicted are its own affair: the loop guards its gradients.
+            if not tensor.requires_grad:
+                _check_values(name, tensor)
+
+    def _check_clip(self, frames: torch.Tensor) -> None:
+        if frames.ndim != 5 or frames.shape[1] < 2:
+            raise UserError(f"frames must be (B, T, 3, H, W) with T of at least 2, found {tuple(frames.shape)}")
 
 
 def pad_to_stride(x: torch.Tensor, stride: int) -> torch.Tensor:
@@ -124,11 +216,24 @@ def check_frames(frames: torch.Tensor, masks: torch.Tensor | None = None) -> Non
     Raises:
         UserError: naming what was expected and found.
     """
-    if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
+    if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape or not frames.is_floating_point():
         raise UserError(f"frames must be (B, 3, H, W) float in [0, 1], found {tuple(frames.shape)} {frames.dtype}")
     if masks is None:
         return
     if masks.ndim != 4 or masks.shape[0] != frames.shape[0] or masks.shape[2:] != frames.shape[2:]:
         raise UserError(f"masks must be (B, K, H, W) like the frames {tuple(frames.shape)}, found {tuple(masks.shape)}")
+    if not masks.is_floating_point():
+        raise UserError(f"masks must be float in [0, 1], one plane an object, found {masks.dtype}")
     if masks.shape[1] == 0:
         raise UserError("masks hold no object (K = 0): give at least one object's mask")
+    if masks.shape[1] > MAX_OBJECTS:
+        raise UserError(f"masks hold {masks.shape[1]} objects; a frame has at most {MAX_OBJECTS}")
+
+
+def _check_values(name: str, tensor: torch.Tensor) -> None:
+    """Refuse NaN and values far outside [0, 1]; resampling may overshoot a little. On a GPU this would stall it."""
+    if tensor.is_cuda:
+        return
+    low, high = (float(bound) for bound in torch.aminmax(tensor.detach()))
+    if not (low >= -0.5 and high <= 1.5):
+        raise UserError(f"{name} must be in [0, 1], found {low:.4g} to {high:.4g}")

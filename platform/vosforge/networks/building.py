@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,20 @@ import safetensors.torch
 
 import vosforge
 from vosforge.errors import UserError
-from vosforge.networks import stm
+from vosforge.networks import emn, kmn, mivos, stcn, stm
 from vosforge.networks.base import MemoryNetwork
+from vosforge.networks.parts import Parts, choose
+from vosforge.networks.space_time import SpaceTimeNetwork
 from vosforge.storage import write_aside
 
-NETWORKS = {"stm": (stm.STM, stm.SIZES)}
+NETWORKS: dict[str, dict[str, Parts]] = {
+    "stm": stm.SIZES,
+    "stm-interactive": stm.INTERACTIVE_SIZES,
+    "emn": emn.SIZES,
+    "mivos": mivos.SIZES,
+    "kmn": kmn.SIZES,
+    "stcn": stcn.SIZES,
+}
 SIZES = ("nano", "small", "paper")
 
 
@@ -28,27 +37,33 @@ def build(name: str, size: str = "paper", **parts: Any) -> MemoryNetwork:
     Args:
         name: the network, a key of `NETWORKS`.
         size: "nano" (under 2 M parameters, for CPUs), "small" or "paper".
-        parts: any field of the network's parts, instead of the size's preset.
+        parts: any field of `Parts`, instead of the network's own.
 
     Raises:
-        UserError: for an unknown name, size or part, listing the valid ones.
+        UserError: for an unknown name, size or part, listing the valid ones, and for parts that cannot go together,
+            with the reason.
+    """
+    return _compose(name, size, choose(preset(name, size), **parts))
+
+
+def _compose(name: str, size: str, parts: Parts) -> MemoryNetwork:
+    network = SpaceTimeNetwork(parts)
+    # In JSON's own types, so that a network built and the same one loaded describe themselves alike.
+    network.description = json.loads(json.dumps({"name": name, "size": size, "parts": asdict(parts)}))
+    return network
+
+
+def preset(name: str, size: str = "paper") -> Parts:
+    """The parts of a network as its paper has them, at a size.
+
+    Raises:
+        UserError: for an unknown name or size, listing the valid ones.
     """
     if name not in NETWORKS:
         raise UserError(f"unknown network {name!r}; valid: {', '.join(NETWORKS)}")
-    cls, sizes = NETWORKS[name]
-    if size not in sizes:
-        raise UserError(f"unknown size {size!r} of network {name}; valid: {', '.join(sizes)}")
-    valid = [f.name for f in fields(sizes[size])]
-    unknown = [part for part in parts if part not in valid]
-    if unknown:
-        raise UserError(f"unknown part {unknown[0]!r} of network {name}; valid: {', '.join(valid)}")
-    if "strides" in parts:
-        parts["strides"] = tuple(parts["strides"])
-    resolved = replace(sizes[size], **parts)
-    network = cls(resolved)
-    # In JSON's own types, so that a network built and the same one loaded describe themselves alike.
-    network.description = json.loads(json.dumps({"name": name, "size": size, "parts": asdict(resolved)}))
-    return network
+    if size not in NETWORKS[name]:
+        raise UserError(f"unknown size {size!r} of network {name}; valid: {', '.join(NETWORKS[name])}")
+    return NETWORKS[name][size]
 
 
 def save(network: MemoryNetwork, path: str | Path) -> None:
@@ -70,7 +85,9 @@ def load(path: str | Path, **parts: Any) -> MemoryNetwork:
         UserError: when the file is missing, is no vosforge network, or its weights do not fit the parts.
     """
     description = describe(path)
-    network = build(description["name"], description["size"], **{**description["parts"], **parts, "pretrained": False})
+    name, size = description["name"], description["size"]
+    saved = choose(preset(name, size), **{**description["parts"], "pretrained": False})
+    network = _compose(name, size, choose(saved, **parts))
     load_weights(network, path)
     return network.eval()
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
 import timm
 import torch
 from torch import nn
@@ -22,30 +28,68 @@ class Encoder(nn.Module):
         backbone: any timm name that offers `features_only`.
         strides: the levels' strides, fine to coarse: (4, 8, 16) in the papers.
         planes: input planes beside RGB.
-        pretrained: take timm's weights from its hub.
+        planes_at: "input" widens the first convolution; "stem" adds a 7x7 convolution of the planes to the stem's
+            output, before its norm (the public ResNeSt form of STM).
+        pretrained: take timm's weights from its hub, or weights from a file.
+        frozen: keep batch norm's statistics and affine parameters as they are, also in training mode.
 
     Raises:
-        UserError: for an unknown backbone, or one that has no level at one of the strides.
+        UserError: for an unknown backbone, one that has no level at one of the strides or no stem to add planes
+            to, or a file of weights that does not fit.
     """
 
-    def __init__(self, backbone: str, strides: tuple[int, ...], planes: int = 0, pretrained: bool = False):
+    def __init__(
+        self,
+        backbone: str,
+        strides: tuple[int, ...],
+        planes: int = 0,
+        planes_at: Literal["input", "stem"] = "input",
+        pretrained: bool | str = False,
+        frozen: bool = False,
+    ):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.body = _features(backbone, strides, 3 + planes, pretrained)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+        self.frozen = frozen
+        widened = planes if planes_at == "input" else 0
+        self.body = _features(backbone, strides, 3 + widened, pretrained is True)
         self.channels: list[int] = self.body.feature_info.channels()
+        if isinstance(pretrained, str):
+            load_backbone(self.body, pretrained)
+        if planes and planes_at == "stem":
+            self.body.conv1 = _StemWithPlanes(_stem(self.body, backbone), planes)
+        self.train()
 
-    def forward(self, frames: torch.Tensor, *planes: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, frames: torch.Tensor, planes: torch.Tensor | None = None) -> list[torch.Tensor]:
         """Feature maps, fine to coarse.
 
         Args:
             frames: `(B, 3, H, W)` in [0, 1], H and W multiples of the last stride.
-            planes: each `(B, 1, H, W)` in [0, 1].
+            planes: `(B, P, H, W)` in [0, 1].
 
         Returns:
             A map `(B, C_i, H / stride_i, W / stride_i)` a level.
         """
-        return self.body(torch.cat([(frames - self.mean) / self.std, *planes], dim=1))
+        normalised = (frames - self.mean) / self.std
+        return self.body(normalised if planes is None else torch.cat([normalised, planes], dim=1))
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Training mode; frozen batch norm stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            for child in self.modules():
+                if isinstance(child, nn.BatchNorm2d):
+                    child.eval().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def start_from(self, other: Encoder) -> None:
+        """Take the weights of an encoder of the same backbone that sees RGB alone; those of the planes stay."""
+        own = self.body.state_dict()
+        for name, weight in other.body.state_dict().items():
+            wrapped = name.startswith("conv1.") and name not in own
+            target = own[name.replace("conv1.", "conv1.rgb.", 1) if wrapped else name]
+            (target if target.shape == weight.shape else target[:, : weight.shape[1]]).copy_(weight)
 
 
 class KeyValue(nn.Module):
@@ -61,18 +105,77 @@ class KeyValue(nn.Module):
         return self.key(features), self.value(features)
 
 
-def freeze_batch_norm(module: nn.Module) -> None:
-    """Keep batch norm's statistics and affine parameters as they are, also in training mode."""
-    for child in module.modules():
-        if isinstance(child, nn.BatchNorm2d):
-            child.eval()
-            child.requires_grad_(False)
+class _StemWithPlanes(nn.Module):
+    """A backbone's stem whose output also carries a convolution of further input planes."""
+
+    def __init__(self, rgb: nn.Module, planes: int):
+        super().__init__()
+        self.rgb = rgb
+        width = [m for m in rgb.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+        self.planes = nn.Conv2d(planes, width, 7, stride=2, padding=3, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rgb(x[:, :3]) + self.planes(x[:, 3:])
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or .pth file by name; nothing but tensors is ever unpickled.
+
+    A file that holds `{"state_dict": ...}` (or "network", "model", "model_state") gives what lies under it.
+
+    Raises:
+        UserError: when the file is missing or holds something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file of weights")
+    try:
+        if str(path).endswith(".safetensors"):
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: expected weights (.safetensors, or a .pth of tensors alone): {reason}") from error
+    while isinstance(content, Mapping):
+        if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+            return dict(content)
+        inner = [content[k] for k in ("state_dict", "network", "model", "model_state") if k in content]
+        content = inner[0] if inner else None
+    raise UserError(f"{path}: expected names and tensors, or these under 'state_dict', found something else")
+
+
+def load_backbone(body: nn.Module, path: str) -> None:
+    """Put a file's weights into a backbone: those of the backbone itself, or of a network that contains it.
+
+    What the backbone lacks (a classifier, later stages) is left out; what the file lacks is an error.
+
+    Raises:
+        UserError: when the file has not all of the backbone's weights, naming the first that are missing.
+    """
+    state, own = read_weights(path), body.state_dict()
+    anchor = next(iter(own))
+    prefixes = [name[: -len(anchor)] for name in state if name == anchor or name.endswith(f".{anchor}")]
+    prefix = next(iter(sorted(prefixes, key=len)), "")
+    found = {name: state[prefix + name] for name in own if prefix + name in state}
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    found = {**counters, **found}
+    wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} of the backbone's {len(own)} weights are missing or misshapen {wrong[:3]}"
+        )
+    body.load_state_dict(found)
+
+
+def _stem(body: nn.Module, backbone: str) -> nn.Module:
+    if not isinstance(getattr(body, "conv1", None), nn.Module) or not hasattr(body, "bn1"):
+        raise UserError(f"planes_at='stem' needs a backbone of the ResNet family, found {backbone!r}; use 'input'")
+    return body.conv1
 
 
 def _features(backbone: str, strides: tuple[int, ...], channels: int, pretrained: bool) -> nn.Module:
     try:
         probe = timm.create_model(backbone, features_only=True)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AttributeError) as error:
         near = ", ".join(timm.list_models(f"*{backbone.split('_')[0][:6]}*")[:8]) or "see timm.list_models()"
         raise UserError(f"backbone {backbone!r} is no timm model with feature maps; near names: {near}") from error
     reductions = probe.feature_info.reduction()

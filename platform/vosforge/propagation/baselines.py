@@ -6,6 +6,8 @@ those does: in evaluation, in reports, in tests.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ class CopyFirstMask(Segmenter):
         """`(K + 1, H, W)` float32, one-hot: what was known before. Before the first mask all is background."""
         return torch.ones(1, *frame.shape[-2:]) if self._previous is None else self._previous
 
-    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
         """Keep the probabilities for the next frame."""
         self._previous = probabilities
 
@@ -58,9 +60,9 @@ class OpticalFlow(CopyFirstMask):
         moved = cv2.remap(labels, x + flow[..., 0], y + flow[..., 1], cv2.INTER_NEAREST, borderValue=0)
         return (torch.from_numpy(moved) == torch.arange(len(self.objects) + 1)[:, None, None]).float()
 
-    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
         """Keep the probabilities and the frame for the next one."""
-        super().memorise(frame, probabilities)
+        super().memorise(frame, probabilities, given)
         self._grey = _grey(frame)
 
     def _backward(self, current: np.ndarray, previous: np.ndarray) -> np.ndarray:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from vosforge.errors import UserError
+
+Policy = Literal["previous", "every", "given"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class Remembered:
     Attributes:
         index: the frame's position in the video.
         permanent: never evicted (the frame where the objects were given).
-        key: `(K, CK, h, w)`; `value`: `(K, CV, h, w)`.
+        key: `(K, CK, h, w)`, or K = 1 where all objects share it; `value`: `(K, CV, h, w)`.
     """
 
     index: int
@@ -28,26 +31,34 @@ class Remembered:
 class MemoryBank:
     """The remembered frames of objects that entered the video together.
 
-    The first and the latest frame are always held, and every N-th between them (STM unified, 3.1). When that
+    Frames whose masks were given are always held. Beside them the policy "previous" holds the latest frame and
+    every N-th (STM unified, 3.1), "every" every N-th alone (STCN), and "given" none (STM unified, 3.2). When that
     would exceed the budget, the oldest frame that is neither given nor the latest goes.
 
     Args:
         every: N.
         budget: most frames held, at least 2; None keeps all, as the papers do.
+        policy: one of the three.
 
     Raises:
         UserError: for N below 1 or a budget below 2.
     """
 
-    def __init__(self, every: int, budget: int | None = None):
+    def __init__(self, every: int, budget: int | None = None, policy: Policy = "previous"):
         if every < 1:
             raise UserError(f"memory_every must be at least 1, found {every}")
         if budget is not None and budget < 2:
             raise UserError(f"budget must be at least 2 frames (first and previous) or None, found {budget}")
         self.every = every
         self.budget = budget
+        self.policy = policy
         self.held: list[Remembered] = []
         self.evicted: list[int] = []
+
+    def wants(self, index: int, permanent: bool) -> bool:
+        """Whether a frame would be held at all, so that what is not wanted need not be encoded."""
+        kept = {"previous": True, "every": index % self.every == 0, "given": False}
+        return permanent or kept[self.policy]
 
     def add(self, index: int, key: torch.Tensor, value: torch.Tensor, permanent: bool) -> None:
         """Remember a frame; the one before it stays only if it is permanent or its turn among every N."""

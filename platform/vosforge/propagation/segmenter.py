@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -50,9 +51,11 @@ class Segmenter(ABC):
         self._index += 1
         self._size = (image.shape[-2], image.shape[-1])
         probabilities = self.predict(image)
+        ids: list[int] = []
         if given is not None:
-            probabilities = self._with_given(probabilities, given)
-        self.memorise(image, probabilities)
+            ids = [int(i) for i in torch.unique(given) if i]
+            probabilities = self._with_given(probabilities, given, ids)
+        self.memorise(image, probabilities, ids)
         return probabilities
 
     @abstractmethod
@@ -60,8 +63,8 @@ class Segmenter(ABC):
         """Probabilities `(K + 1, H, W)` of `objects` in a `(1, 3, H, W)` frame, from memory alone."""
 
     @abstractmethod
-    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
-        """Remember a `(1, 3, H, W)` frame with its `(K + 1, H, W)` probabilities."""
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
+        """Remember a `(1, 3, H, W)` frame with its `(K + 1, H, W)` probabilities; `given` ids have true masks there."""
 
     def labels(self, probabilities: torch.Tensor) -> np.ndarray:
         """`(H, W)` uint8 ids of the most probable object, ids as given."""
@@ -74,10 +77,13 @@ class Segmenter(ABC):
         image = torch.as_tensor(np.array(frame)) if isinstance(frame, np.ndarray) else frame
         if image.ndim == 3 and image.shape[-1] == 3 and image.dtype == torch.uint8:
             image = image.permute(2, 0, 1).float() / 255
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or 0 in image.shape:
             raise UserError(
                 f"{position}: expected (3, H, W) float or (H, W, 3) uint8, found {tuple(image.shape)} {image.dtype}"
             )
+        low, high = (float(bound) for bound in torch.aminmax(image))
+        if not (low >= -0.5 and high <= 1.5):
+            raise UserError(f"{position}: expected values in [0, 1], found {low:.4g} to {high:.4g}")
         size = (image.shape[1], image.shape[2])
         if self._size not in (None, size):
             raise UserError(f"{position}: the video's frames are {self._size}, this one is {size}")
@@ -94,9 +100,8 @@ class Segmenter(ABC):
             raise UserError(f"{position}: the mask must hold whole ids 0..{MAX_OBJECTS}, found {found}")
         return given.to(self.device)
 
-    def _with_given(self, probabilities: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _with_given(self, probabilities: torch.Tensor, mask: torch.Tensor, given: list[int]) -> torch.Tensor:
         """Enter given objects: their pixels win, the known objects lose there, ids stay ascending."""
-        given = [int(i) for i in torch.unique(mask) if i]
         if not given:
             return probabilities
         known = dict(zip(self.objects, probabilities[1:], strict=True))
@@ -130,11 +135,11 @@ class Ensemble(Segmenter):
         """The mean of the members' probabilities."""
         return torch.stack([member.predict(frame) for member in self.members]).mean(dim=0)
 
-    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor) -> None:
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
         """Hand the averaged probabilities to every member."""
         for member in self.members:
             member.objects, member._index = self.objects, self._index
-            member.memorise(frame, probabilities)
+            member.memorise(frame, probabilities, given)
 
 
 def given_masks(clip: Clip) -> dict[int, np.ndarray]:

@@ -19,7 +19,7 @@ from ray.util.queue import Queue
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.running import Truth, evaluate
-from vosforge.networks import NETWORKS
+from vosforge.networks import Parts
 from vosforge.propagation import Model, segment_clip
 from vosforge.search.members import METRIC, RESULTS_FILE
 from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, write_bytes
@@ -103,7 +103,7 @@ def check_space(plan: TrainingPlan, space: dict[str, Any]) -> None:
     Raises:
         UserError: listing what can be varied.
     """
-    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds", "also")] + _parts(plan)
+    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds", "also")] + [f.name for f in fields(Parts)]
     unknown = [key for key in space if key not in known]
     if unknown or not space:
         found = repr(unknown[0]) if unknown else "nothing"
@@ -112,7 +112,7 @@ def check_space(plan: TrainingPlan, space: dict[str, Any]) -> None:
 
 def vary(plan: TrainingPlan, config: dict[str, Any], name: str) -> TrainingPlan:
     """The plan with a trial's choices: parts go to the network, the rest to every stage."""
-    parts = {key: value for key, value in config.items() if key in _parts(plan)}
+    parts = {key: value for key, value in config.items() if key in {f.name for f in fields(Parts)}}
     settings = {key: value for key, value in config.items() if key not in parts}
     stages = [replace(stage, **settings) for stage in plan.stages]
     return replace(plan, name=name, parts={**plan.parts, **parts}, stages=stages)
@@ -171,11 +171,6 @@ def _rank(trial: dict[str, Any]) -> float:
     """Sorts the best score first, and trials without one last."""
     score = trial[METRIC]
     return math.inf if score is None or math.isnan(score) else -score
-
-
-def _parts(plan: TrainingPlan) -> list[str]:
-    _, sizes = NETWORKS[plan.network]
-    return [f.name for f in fields(sizes[plan.size])]
 
 
 def _claim(sweep: Sweep, space: dict[str, Any]) -> None:

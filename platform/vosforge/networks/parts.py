@@ -1,0 +1,239 @@
+"""The parts that memory networks are composed of: one table of choices for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from vosforge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a space-time memory network is made of. The defaults are STM's at its paper's size.
+
+    Attributes:
+        backbone: timm name of the query encoder's backbone, and of the memory encoder's.
+        memory_backbone: another one for the memory encoder; None takes `backbone`.
+        strides: of the feature levels, each twice the one before; the memory is read at the last one.
+        pretrained: start the backbones from timm's hub (True), or from a file of weights of the bare backbone or
+            of a network that contains it (its path; .safetensors or .pth).
+        frozen_batch_norm: train with the backbones' batch norm fixed, as all public re-trainings do.
+        memory_encoder: "key-value" makes a key and a value from frame and mask (STM); "value" makes the value
+            alone, and takes the key from the query encoder, which sees no mask (STCN).
+        memory_input: planes that the memory encoder sees beside RGB: "mask", "mask+others" (the sum of the other
+            objects' masks) or "mask+scribbles" (positive and negative).
+        planes_at: where they enter: "input" widens the first convolution, "stem" adds a 7x7 convolution of them to
+            the stem's output (backbones of the ResNet family whose stem is several convolutions).
+        siamese: correlate the query's features with the target's, cut from the frame where its mask was given
+            (EMN 2.2).
+        correlation: "depthwise", channel by channel, or "full", summed over channels.
+        key_channels, value_channels: CK and CV.
+        key_gain: factor on the keys' initial weights. Above 1 a network without pretrained weights starts with a
+            read that is not flat, and learns to match several times faster.
+        reader: "dense", "topk" or "kernel".
+        similarity: of keys: "dot" product, or "l2", the negative squared distance (STCN).
+        scale: "sqrt" divides similarities by sqrt(CK), as all public code does; None is the papers' literal form.
+        top_k: positions that a query keeps; None keeps all, or 50 with `reader="topk"`.
+        sigma: of the kernel reader's Gaussian, in cells.
+        argmax_on: where a memory cell's best query position is sought: raw "affinity", or softmaxed "weights".
+        renormalise: whether the kernel reader's weights are normalised again.
+        aspp: where an atrous spatial pyramid stands: "none", on the memory's "read", or in the "decoder".
+        aspp_channels: its width, and its output's on the read.
+        aspp_dilations: one branch each; dilation 1 is a 1x1 convolution, the others are 3x3.
+        aspp_norm: "none", "batch" or "group".
+        aspp_pooling: with a branch that pools the whole map.
+        aspp_dropout: share of the output's values dropped in training.
+        decoder: form of the refinement: "stm", "mivos" (wider first level, one class) or "stcn" (lighter skips).
+        decoder_channels: its width.
+        rectified_skip: residual blocks carry relu(x) past their convolutions rather than x.
+        aggregation: how objects are merged at test: "soft", "winner-take-all" or "none" (EMN table 1).
+        memory_policy: what is remembered: "previous" keeps given frames, every N-th and the previous one; "every"
+            leaves the previous one out; "given" keeps only frames whose masks were given.
+        padding: what fills up a frame to a multiple of the stride: "black" pixels, or the "mean" colour.
+        memorise_margin: remember what was predicted in that margin, rather than an empty mask.
+        training_objects: "all" objects of a clip together, or "one" drawn at random (EMN 3.1).
+    """
+
+    backbone: str = "resnet50"
+    memory_backbone: str | None = None
+    strides: tuple[int, ...] = (4, 8, 16)
+    pretrained: bool | str = False
+    frozen_batch_norm: bool = True
+    memory_encoder: Literal["key-value", "value"] = "key-value"
+    memory_input: Literal["mask", "mask+others", "mask+scribbles"] = "mask+others"
+    planes_at: Literal["input", "stem"] = "input"
+    siamese: bool = False
+    correlation: Literal["depthwise", "full"] = "depthwise"
+    key_channels: int = 128
+    value_channels: int = 512
+    key_gain: float = 1.0
+    reader: Literal["dense", "topk", "kernel"] = "dense"
+    similarity: Literal["dot", "l2"] = "dot"
+    scale: Literal["sqrt"] | None = "sqrt"
+    top_k: int | None = None
+    sigma: float = 7.0
+    argmax_on: Literal["affinity", "weights"] = "affinity"
+    renormalise: bool = True
+    aspp: Literal["none", "read", "decoder"] = "none"
+    aspp_channels: int = 256
+    aspp_dilations: tuple[int, ...] = (1, 6, 12, 18)
+    aspp_norm: Literal["none", "batch", "group"] = "batch"
+    aspp_pooling: bool = True
+    aspp_dropout: float = 0.1
+    decoder: Literal["stm", "mivos", "stcn"] = "stm"
+    decoder_channels: int = 256
+    rectified_skip: bool = False
+    aggregation: Literal["soft", "winner-take-all", "none"] = "soft"
+    memory_policy: Literal["previous", "every", "given"] = "previous"
+    padding: Literal["black", "mean"] = "black"
+    memorise_margin: bool = False
+    training_objects: Literal["all", "one"] = "all"
+
+
+_HINTS = get_type_hints(Parts)
+_LEAST = {
+    **dict.fromkeys(("key_channels", "value_channels", "decoder_channels", "aspp_channels", "top_k"), 1),
+    "aspp_dropout": 0,
+}
+# Parts that do nothing unless another one has the value that brings them in.
+_NEEDS = {
+    "top_k": ("reader", ("topk", "kernel")),
+    **dict.fromkeys(("sigma", "argmax_on", "renormalise"), ("reader", ("kernel",))),
+    **dict.fromkeys(("aspp_dilations", "aspp_norm", "aspp_pooling", "aspp_dropout"), ("aspp", ("read", "decoder"))),
+    "correlation": ("siamese", (True,)),
+}
+
+
+def choose(parts: Parts, **chosen: Any) -> Parts:
+    """The parts with some chosen anew.
+
+    Raises:
+        UserError: for an unknown part, a value that it cannot have, or a choice that has no effect beside the
+            others, naming the valid ones.
+    """
+    for part, value in chosen.items():
+        if part not in _HINTS:
+            raise UserError(f"unknown part {part!r}; valid: {', '.join(f.name for f in fields(Parts))}")
+        chosen[part] = _checked(part, value)
+    result = replace(parts, **chosen)
+    for part in chosen.keys() & _NEEDS.keys():
+        other, values = _NEEDS[part]
+        if getattr(result, other) not in values and chosen[part] != getattr(parts, part):
+            options = " or ".join(f"{other}={value!r}" for value in values)
+            found = f"{other}={getattr(result, other)!r}"
+            raise UserError(f"{part}={chosen[part]!r} has no effect with {found}; choose {options}, or leave it out")
+    _check_together(result)
+    return result
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """`["reader=kernel", "sigma=5", "siamese=true"]` as parts, each value in its part's type.
+
+    Raises:
+        UserError: for a word of another form, an unknown part, or a value that is none.
+    """
+    chosen = {}
+    for word in words:
+        part, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"expected PART=VALUE, e.g. reader=kernel, found {word!r}")
+        if part not in _HINTS:
+            raise UserError(f"unknown part {part!r}; valid: {', '.join(f.name for f in fields(Parts))}")
+        chosen[part] = _checked(part, _value(part, text))
+    return chosen
+
+
+def _value(part: str, text: str) -> Any:
+    """The text as the first type of the part that can hold it."""
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words and _fits(words[text.lower()], _HINTS[part]):
+        return words[text.lower()]
+    for convert in (int, float, lambda t: tuple(int(n) for n in t.split(","))):
+        try:
+            value = convert(text)
+        except ValueError:
+            continue
+        if _fits(value, _HINTS[part]):
+            return value
+    return text
+
+
+def _checked(part: str, value: Any) -> Any:
+    """The value in its part's own type, or a `UserError`."""
+    hint = _HINTS[part]
+    if get_origin(hint) is tuple and isinstance(value, list):
+        value = tuple(value)
+    if hint is float and type(value) is int:
+        value = float(value)
+    if not _fits(value, hint):
+        if valid := [option for kind in _kinds(hint) if get_origin(kind) is Literal for option in get_args(kind)]:
+            raise UserError(f"unknown {part} {value!r}; valid: {', '.join(map(str, valid))}")
+        expected = str(hint).replace("<class '", "").replace("'>", "")
+        raise UserError(f"{part} must be {expected}, found {value!r}")
+    if value is not None and not isinstance(value, (str, tuple)) and value < _LEAST.get(part, value):
+        raise UserError(f"{part} must be at least {_LEAST[part]}, found {value}")
+    if part in ("sigma", "key_gain") and value <= 0:
+        raise UserError(f"{part} must be above 0, found {value}")
+    return value
+
+
+def _check_together(parts: Parts) -> None:
+    """Refuse levels that the decoder cannot climb and a pyramid without branches."""
+    doubled = all(fine * 2 == coarse for fine, coarse in zip(parts.strides, parts.strides[1:], strict=False))
+    if not parts.strides or not doubled:
+        raise UserError(f"strides: expected each twice the one before, as (4, 8, 16), found {parts.strides}")
+    if not parts.aspp_dilations or min(parts.aspp_dilations) < 1 or not parts.aspp_dropout < 1:
+        raise UserError(
+            f"aspp: expected dilations of at least 1 and a dropout below 1, "
+            f"found {parts.aspp_dilations} and {parts.aspp_dropout}"
+        )
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for kind in _kinds(hint):
+        if get_origin(kind) is Literal:
+            if any(value is option or value == option for option in get_args(kind)):
+                return True
+        elif get_origin(kind) is tuple:
+            if isinstance(value, tuple) and all(type(item) is get_args(kind)[0] for item in value):
+                return True
+        elif type(value) is kind:
+            return True
+    return False
+
+
+_NANO = {
+    "backbone": "test_resnet",
+    "strides": (4, 8),
+    "key_channels": 32,
+    "value_channels": 64,
+    "decoder_channels": 32,
+    "aspp_channels": 32,
+    "aspp_dilations": (1, 2, 4),
+    "frozen_batch_norm": False,
+    "key_gain": 4.0,
+}
+_SMALL = {
+    "backbone": "resnet18",
+    "key_channels": 64,
+    "value_channels": 256,
+    "decoder_channels": 128,
+    "aspp_channels": 128,
+    "frozen_batch_norm": False,
+    "key_gain": 4.0,
+}
+
+
+def sizes(paper: Parts) -> dict[str, Parts]:
+    """A paper's parts at three sizes: "nano" (under 2 M parameters, two levels at strides 4 and 8), "small", "paper".
+
+    The smaller ones start without pretrained weights: their batch norm is trained and their keys start larger.
+    """
+    own = {} if paper.memory_backbone is None else {"memory_backbone": None}
+    return {"nano": replace(paper, **_NANO, **own), "small": replace(paper, **_SMALL, **own), "paper": paper}
