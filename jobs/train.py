@@ -1,7 +1,7 @@
 """Train a network through stages of its curriculum, on Ray or in this process.
 
     python jobs/train.py --network stm --size nano --stages images bl30k --data shards/pseudo shards/bl30k
-    python jobs/train.py --network stm --size nano --stages images --data shards/pseudo --local
+    python jobs/train.py --network emn --size nano --stages images --data shards/pseudo --parts reader=topk --local
     ray job submit --runtime-env jobs/runtime_env.yaml -- python jobs/train.py ... --storage s3://bucket/runs
 
 The same command again continues a run that was stopped, from its last checkpoint.
@@ -9,7 +9,7 @@ The same command again continues a run that was stopped, from its last checkpoin
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 try:
@@ -22,6 +22,7 @@ import tyro
 from vosforge import cluster
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
+from vosforge.networks.parts import parse
 from vosforge.storage import check_space, check_writable, is_local, local_path
 from vosforge.tracking import Run, default_store
 from vosforge.training import curricula
@@ -36,7 +37,7 @@ class Options:
     """Train a network through stages of its curriculum."""
 
     network: str
-    """stm."""
+    """stm, emn, mivos, kmn or stcn."""
     stages: list[str]
     """Some of images, bl30k and videos, in order."""
     data: list[str]
@@ -47,8 +48,8 @@ class Options:
     """Of the run; network-size when left out."""
     storage: str = "runs"
     """Folder or s3:// URI of runs."""
-    reader: str | None = None
-    """Memory read, dense or topk; the preset's when left out."""
+    parts: list[str] = field(default_factory=list)
+    """Parts of the network as PART=VALUE, e.g. reader=kernel sigma=5 siamese=true; the preset's when left out."""
     steps: int | None = None
     """Optimiser steps of every stage; the curriculum's when left out."""
     batch: int | None = None
@@ -118,7 +119,7 @@ def make_plan(options: Options) -> TrainingPlan:
         size=options.size,
         stages=[_adjusted(stage, settings, options.crop) for stage in stages],
         data=options.data,
-        parts={"reader": options.reader} if options.reader else {},
+        parts=parse(options.parts),
         seed=options.seed,
         initial=options.initial,
         checkpoint_every=options.checkpoint_every,

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +22,34 @@ from vosforge.training.plan import TrainingPlan
 
 # Small networks do not gain from threads, and on a busy machine the threads wait for each other many times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def formulas() -> ModuleType:
+    """The formulas of the golden inputs."""
+    spec = importlib.util.spec_from_file_location("golden_formulas", GOLDEN / "formulas.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Any]:
+    """Reads one file of golden answers: JSON, arrays by name, or the shapes of a checkpoint's weights by name."""
+
+    def read(name: str) -> Any:
+        if name.endswith(".json"):
+            return json.loads((GOLDEN / name).read_text())
+        if name.endswith(".npz"):
+            with np.load(GOLDEN / name) as arrays:
+                return dict(arrays)
+        lines = (line.split("\t") for line in (GOLDEN / name).read_text().splitlines())
+        return {weight: ast.literal_eval(shape) for weight, shape, _ in lines}
+
+    return read
 
 
 @pytest.fixture

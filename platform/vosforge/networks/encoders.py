@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +82,18 @@ class Encoder(nn.Module):
                 if isinstance(child, nn.BatchNorm2d):
                     child.eval().requires_grad_(False)
         return self
+
+    @contextlib.contextmanager
+    def fixed_statistics(self) -> Iterator[None]:
+        """Normalise with the statistics gathered so far, as at test, and gather none."""
+        gathering = [m for m in self.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+        for norm in gathering:
+            norm.eval()
+        try:
+            yield
+        finally:
+            for norm in gathering:
+                norm.train()
 
     @torch.no_grad()
     def start_from(self, other: Encoder) -> None:

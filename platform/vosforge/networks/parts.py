@@ -216,6 +216,7 @@ _NANO = {
     "decoder_channels": 32,
     "aspp_channels": 32,
     "aspp_dilations": (1, 2, 4),
+    "aspp_norm": "group",
     "frozen_batch_norm": False,
     "key_gain": 4.0,
 }
@@ -225,6 +226,7 @@ _SMALL = {
     "value_channels": 256,
     "decoder_channels": 128,
     "aspp_channels": 128,
+    "aspp_norm": "group",
     "frozen_batch_norm": False,
     "key_gain": 4.0,
 }
@@ -233,7 +235,8 @@ _SMALL = {
 def sizes(paper: Parts) -> dict[str, Parts]:
     """A paper's parts at three sizes: "nano" (under 2 M parameters, two levels at strides 4 and 8), "small", "paper".
 
-    The smaller ones start without pretrained weights: their batch norm is trained and their keys start larger.
+    The smaller ones start without pretrained weights: their batch norm is trained and their keys start larger. Their
+    pyramids normalise in groups, which also holds for batches of one.
     """
     own = {} if paper.memory_backbone is None else {"memory_backbone": None}
     return {"nano": replace(paper, **_NANO, **own), "small": replace(paper, **_SMALL, **own), "paper": paper}

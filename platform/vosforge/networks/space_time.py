@@ -85,7 +85,10 @@ class SpaceTimeNetwork(MemoryNetwork):
             return None
         self.check(frames, masks)
         patches = crop_targets(frames, masks, target_size((frames.shape[-2], frames.shape[-1]), self.stride))
-        return self.query_encoder(patches.flatten(0, 1))[-1].unflatten(0, patches.shape[:2])
+        # Patches are enlarged; mixed with those of frames, their statistics would be nobody's at test.
+        with self.query_encoder.fixed_statistics():
+            features = self.query_encoder(patches.flatten(0, 1))[-1]
+        return features.unflatten(0, patches.shape[:2])
 
     def encode_query(self, frames: torch.Tensor, targets: torch.Tensor | None = None) -> Query:
         """Key, value and features of `(B, 3, H, W)` frames (STM unified, 2.1; with `siamese` EMN, equation 8)."""

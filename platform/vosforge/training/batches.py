@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,20 @@ def make_batch(clips: list[Clip]) -> Batch:
     objects = max(1, int(masks[:, 0].max()))
     first_masks = torch.stack([masks[:, 0] == i for i in range(1, objects + 1)], dim=1)
     return Batch(frames, masks, first_masks.float(), first_masks.flatten(2).any(dim=2))
+
+
+def one_object(clip: Clip, *key: int) -> Clip:
+    """The clip with one of the objects of its frame 0 alone, drawn at random (EMN, 3.1).
+
+    Args:
+        clip: named by its number in the stage; its objects are numbered 1..K.
+        key: with that number decides the draw, so that it is the same on any number of workers.
+    """
+    objects = np.unique(clip.masks[0][clip.masks[0] > 0])
+    if not len(objects):
+        return clip
+    chosen = np.random.default_rng([*key, int(clip.name)]).choice(objects)
+    return replace(clip, masks=(clip.masks == chosen).astype(np.uint8))
 
 
 def mean_jaccard(logits: torch.Tensor, batch: Batch) -> float:

@@ -110,7 +110,15 @@ _NANO = Curriculum(
     {"images": _nano("images", 500, 2), "bl30k": _nano("bl30k", 250, 3), "videos": _nano("videos", 250, 3)},
 )
 
-CURRICULA = {("stm", "nano"): _NANO, ("stm", "small"): _STM_PAPER, ("stm", "paper"): _STM_PAPER}
+CURRICULA = {
+    ("stm", "nano"): _NANO,
+    ("stm", "small"): _STM_PAPER,
+    ("stm", "paper"): _STM_PAPER,
+    ("emn", "nano"): _NANO,
+    ("mivos", "nano"): _NANO,
+    ("kmn", "nano"): _NANO,
+    ("stcn", "nano"): _NANO,
+}
 
 
 def stages(network: str, size: str, names: list[str]) -> list[Stage]:

@@ -20,7 +20,7 @@ from vosforge.data.sampling import ClipSampler
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
 from vosforge.storage import is_local, write_aside
-from vosforge.training.batches import Batch, make_batch, mean_jaccard
+from vosforge.training.batches import Batch, make_batch, mean_jaccard, one_object
 from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
 from vosforge.training.clip_order import check_clips, clip_numbers
 from vosforge.training.curricula import Stage
@@ -118,6 +118,8 @@ def _train_stage(
         due = next(clips)
         waited = time.perf_counter() - started
         check_clips(due, clip_numbers(step, stage.batch, worker.rank, worker.world))
+        if network.parts.training_objects == "one":
+            due = [one_object(clip, plan.seed, index) for clip in due]
         # Model randomness is keyed by the step, so a resumed run draws the same.
         torch.manual_seed((plan.seed << 32) + before + step)
         batch = make_batch(due).to(worker.device)
