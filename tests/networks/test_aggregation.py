@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vosforge.networks import soft_aggregate
+from vosforge.networks import aggregate, soft_aggregate
 
 
 def test_aggregation_equals_the_formula():
@@ -44,3 +44,69 @@ def test_absent_objects_leave_gradients_finite():
     assert p.grad.isfinite().all()
     assert p.grad[:, 0].abs().max() > 0
     assert (p.grad[:, 1] == 0).all()
+
+
+HOWS = pytest.mark.parametrize("how", ["soft", "winner-take-all", "none"])
+
+
+def some_probabilities(objects: int = 3) -> torch.Tensor:
+    return torch.rand(2, objects, 6, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def test_soft_merge_is_the_softmax_of_soft_aggregation():
+    p = some_probabilities()
+    assert (aggregate(p, "soft") == soft_aggregate(p).softmax(dim=1)).all()
+    assert (aggregate(p) == aggregate(p, "soft")).all()
+
+
+def test_winner_takes_all_of_a_pixel():
+    p = torch.tensor([[0.2, 0.6, 0.9, 0.5], [0.4, 0.7, 0.3, 0.1]]).view(1, 2, 1, 4)
+    expected = torch.tensor([[0.6, 0.3, 0.1, 0.5], [0, 0, 0.9, 0.5], [0.4, 0.7, 0, 0]]).view(1, 3, 1, 4)
+    assert (aggregate(p, "winner-take-all") - expected).abs().max() < 1e-7
+
+
+def test_without_merging_every_object_keeps_its_probability():
+    p = some_probabilities()
+    merged = aggregate(p, "none")
+    assert (merged[:, 1:] == p).all()
+    assert (merged[:, 0] == 1 - p.amax(dim=1)).all()
+    assert merged.sum(dim=1).max() > 1
+
+
+@HOWS
+def test_background_comes_first_and_distributions_sum_to_one(how):
+    p = some_probabilities()
+    merged = aggregate(p, how)
+    assert merged.shape == (2, 4, 6, 7)
+    assert 0 <= merged.min() <= merged.max() <= 1
+    if how != "none":
+        assert (merged.sum(dim=1) - 1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("how", ["winner-take-all", "none"])
+def test_pixel_is_the_strongest_objects_above_one_half(how):
+    p = some_probabilities()
+    strongest, winner = p.max(dim=1)
+    assert (aggregate(p, how).argmax(dim=1) == torch.where(strongest > 0.5, winner + 1, 0)).all()
+
+
+@HOWS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_certain_objects_win_in_every_way_and_precision(how, dtype):
+    p = torch.tensor([[0, 1, 0], [0, 0, 1]], dtype=dtype).view(1, 2, 1, 3)
+    merged = aggregate(p, how)
+    assert merged.isfinite().all()
+    assert merged.argmax(dim=1).flatten().tolist() == [0, 1, 2]
+
+
+@HOWS
+def test_one_object_alone_keeps_its_decision_in_every_way(how):
+    p = torch.tensor([0.1, 0.49, 0.51, 0.9]).view(1, 1, 1, 4)
+    assert aggregate(p, how).argmax(dim=1).flatten().tolist() == [0, 0, 1, 1]
+
+
+@HOWS
+def test_order_of_objects_does_not_matter(how):
+    p = some_probabilities()
+    swapped = aggregate(p[:, [2, 0, 1]], how)
+    assert (swapped[:, [0, 2, 3, 1]] - aggregate(p, how)).abs().max() < 1e-12

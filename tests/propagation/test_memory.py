@@ -8,10 +8,12 @@ from vosforge.propagation import MemoryBank
 
 
 def fill(bank: MemoryBank, frames: range, permanent: tuple[int, ...] = (0,)) -> list[list[int]]:
-    """What is held after each frame; key and value carry the frame's number."""
+    """What is held after each frame that the bank wants; key and value carry the frame's number."""
     held = []
     for t in frames:
-        bank.add(t, torch.full((2, 3, 4, 5), float(t)), torch.full((2, 6, 4, 5), float(t)), permanent=t in permanent)
+        if bank.wants(t, t in permanent):
+            key, value = torch.full((2, 3, 4, 5), float(t)), torch.full((2, 6, 4, 5), float(t))
+            bank.add(t, key, value, permanent=t in permanent)
         held.append(bank.frames)
     return held
 
@@ -23,8 +25,42 @@ def test_first_previous_and_every_fifth_frame_are_held():
     assert held[11] == [0, 5, 10, 11]
 
 
-def test_every_frame_is_held_when_asked():
-    assert fill(MemoryBank(every=1), range(4))[-1] == [0, 1, 2, 3]
+@pytest.mark.parametrize("policy", ["previous", "every"])
+def test_every_frame_is_held_when_asked(policy):
+    assert fill(MemoryBank(every=1, policy=policy), range(4))[-1] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("previous", [3, 5, 10, 12]), ("every", [3, 5, 10]), ("given", [3])],
+)
+def test_policy_says_what_is_held_beside_the_given_frame(policy, expected):
+    assert fill(MemoryBank(every=5, policy=policy), range(3, 13), permanent=(3,))[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted"),
+    [("previous", [0, 1, 2, 3, 4, 5, 6, 7]), ("every", [0, 3, 6, 7]), ("given", [0, 7])],
+)
+def test_frames_that_the_policy_leaves_out_are_not_wanted(policy, wanted):
+    bank = MemoryBank(every=3, policy=policy)
+    assert [t for t in range(8) if bank.wants(t, t in (0, 7))] == wanted
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [("previous", [0, 2, 5, 7, 10, 11]), ("every", [0, 2, 5, 7, 10]), ("given", [0, 2, 7])],
+)
+def test_frames_given_in_the_middle_stay_although_it_is_not_their_turn(policy, expected):
+    assert fill(MemoryBank(every=5, policy=policy), range(12), permanent=(0, 2, 7))[-1] == expected
+
+
+def test_budget_holds_under_every_policy():
+    for policy, expected in [("previous", [0, 3, 6, 7]), ("every", [0, 3, 4, 6]), ("given", [0, 3])]:
+        bank = MemoryBank(every=2, budget=4, policy=policy)
+        held = fill(bank, range(8), permanent=(0, 3))
+        assert max(map(len, held)) <= 4
+        assert held[-1] == expected
 
 
 def test_objects_that_enter_later_keep_their_own_first_frame():
@@ -54,6 +90,15 @@ def test_read_stacks_what_is_held_in_time():
     assert (key.shape, value.shape) == ((1, 2, 3, 3, 4, 5), (1, 2, 6, 3, 4, 5))
     assert key[0, 0, 0, :, 0, 0].tolist() == value[0, 1, 5, :, 3, 4].tolist() == [0, 5, 6]
     assert bank.bytes == 3 * 2 * (3 + 6) * 20 * 4
+
+
+def test_key_that_objects_share_is_held_once():
+    bank = MemoryBank(every=1)
+    for t in range(3):
+        bank.add(t, torch.zeros(1, 3, 4, 5), torch.zeros(2, 6, 4, 5), permanent=t == 0)
+    key, value = bank.read()
+    assert (key.shape, value.shape) == ((1, 1, 3, 3, 4, 5), (1, 2, 6, 3, 4, 5))
+    assert bank.bytes == 3 * (3 + 2 * 6) * 20 * 4
 
 
 @pytest.mark.parametrize(("every", "budget"), [(0, None), (5, 1), (5, 0)])

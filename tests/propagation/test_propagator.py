@@ -5,15 +5,19 @@ import pytest
 import torch
 
 from vosforge import networks
+from vosforge.clip import Clip
 from vosforge.errors import UserError
-from vosforge.propagation import Ensemble, Model, Propagator, save_model
+from vosforge.propagation import Ensemble, Model, Propagator, save_model, segment_clip
 
 HEIGHT, WIDTH = 40, 56
 
 
-def make_network(seed: int = 0):
+EVERY = pytest.mark.parametrize("name", networks.NETWORKS)
+
+
+def make_network(seed: int = 0, name: str = "stm", **parts: object):
     torch.manual_seed(seed)
-    return networks.build("stm", "nano").eval()
+    return networks.build(name, "nano", **parts).eval()
 
 
 @pytest.fixture
@@ -21,8 +25,8 @@ def network():
     return make_network()
 
 
-def frames(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
+def frames(count: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *size, 3), np.uint8)
 
 
 def mask_of(**boxes: int) -> np.ndarray:
@@ -119,60 +123,180 @@ def test_same_video_gives_the_same_answers_again(network):
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
-def test_uint8_pictures_equal_float_tensors(network):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uint8_pictures_equal_float_tensors(network, dtype):
     video, given = frames(3), {0: mask_of(left=1)}
-    tensors = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 255
+    tensors = torch.from_numpy(video).permute(0, 3, 1, 2).to(dtype) / 255
     for a, b in zip(run(Propagator(network), video, given), run(Propagator(network), tensors, given), strict=True):
         assert (a - b).abs().max() < 1e-6
 
 
 def test_masks_may_be_tensors_or_other_whole_numbers(network):
     frame, mask = frames(1)[0], mask_of(left=200)
-    for given in (torch.from_numpy(mask), mask.astype(np.int64), mask[:, ::-1][:, ::-1]):
+    others = [mask.astype(dtype) for dtype in (np.int64, np.int16, np.uint16, np.uint32)]
+    for given in (torch.from_numpy(mask), mask[:, ::-1][:, ::-1], *others):
         propagator = Propagator(network)
         assert (propagator.labels(propagator.step(frame, given)) == mask).all()
 
 
-def test_propagation_equals_the_training_forward(network):
-    video, mask = frames(4), mask_of(left=1, right=2)
+@EVERY
+def test_propagation_equals_the_training_forward(name):
+    network = make_network(name=name)
+    video, mask = frames(4)[:, :37, :51], mask_of(left=1, right=2)[:37, :51]
     clip = torch.from_numpy(video).permute(0, 3, 1, 2)[None].float() / 255
     first = torch.stack([torch.from_numpy(mask == k) for k in (1, 2)])[None].float()
     with torch.no_grad():
-        trained = network(clip, first, torch.ones(1, 2, dtype=torch.bool))[0].softmax(dim=1)
+        trained = network(clip, first)[0].softmax(dim=1)
     answers = run(Propagator(network, memory_every=1), video, {0: mask})
     assert (torch.stack(answers[1:]) - trained).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
-    ("second", "message"),
+    ("name", "held"),
     [
-        (
-            np.zeros((HEIGHT, WIDTH + 8, 3), np.uint8),
-            r"frame 1: the video's frames are \(40, 56\), this one is \(40, 64\)",
-        ),
-        (np.zeros((HEIGHT, WIDTH), np.uint8), r"frame 1: expected \(3, H, W\) float or \(H, W, 3\) uint8"),
-        (np.zeros((3, HEIGHT, WIDTH), np.uint8), r"frame 1: expected"),
+        ("stm", [0, 3, 5, 10, 12]),
+        ("emn", [0, 3, 5, 10, 12]),
+        ("mivos", [0, 3, 5, 10, 12]),
+        ("kmn", [0, 3, 5, 10, 12]),
+        ("stcn", [0, 3, 5, 10]),
+        ("stm-interactive", [0, 3]),
     ],
 )
-def test_frame_of_another_form_is_refused_by_its_position(network, second, message):
+def test_networks_remember_what_their_papers_do_and_all_given_frames(name, held):
+    propagator = Propagator(make_network(name=name))
+    run(propagator, frames(13), {0: mask_of(left=1), 3: mask_of(right=1)})
+    assert [(bank["objects"], bank["frames"]) for bank in propagator.memory] == [([1], held)]
+
+
+@pytest.mark.parametrize("policy", ["previous", "every", "given"])
+@EVERY
+def test_any_network_can_be_told_what_to_remember(name, policy):
+    propagator = Propagator(make_network(name=name, memory_policy=policy), memory_every=3)
+    run(propagator, frames(8), {1: mask_of(left=1), 4: mask_of(right=2)})
+    kept = {"previous": [3, 6, 7], "every": [3, 6], "given": []}[policy]
+    expected = [[1, *kept], [4, *[t for t in kept if t > 4]]]
+    assert [bank["frames"] for bank in propagator.memory] == expected
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+@EVERY
+def test_late_object_is_followed_as_if_the_video_began_with_it(name, siamese):
+    # Objects that neither see each other's masks nor share a pixel's probability are segmented apart.
+    network = make_network(name=name, memory_input="mask", aggregation="none", siamese=siamese)
+    video, late = frames(6, (37, 51)), mask_of(right=2)[:37, :51]
+    together = Propagator(network, memory_every=1)
+    both = run(together, video, {0: mask_of(left=7)[:37, :51], 3: late})
+    alone = run(Propagator(network, memory_every=1), video[3:], {0: late})
+    assert together.objects == [2, 7]
+    assert all((a[1] - b[1]).abs().max() < 1e-5 for a, b in zip(both[3:], alone, strict=True))
+    assert (both[-1][1] - both[-1][2]).abs().max() > 1e-4
+
+
+@EVERY
+def test_objects_that_enter_one_after_the_other_are_all_answered(name):
+    propagator = Propagator(make_network(name=name), memory_every=2)
+    third = np.zeros((HEIGHT, WIDTH), np.uint8)
+    third[32:38, 2:54] = 5
+    answers = run(propagator, frames(7), {1: mask_of(left=9), 3: third, 4: mask_of(right=2)})
+    assert [len(answer) for answer in answers] == [1, 2, 2, 3, 4, 4, 4]
+    assert propagator.objects == [2, 5, 9]
+    assert all(answer.isfinite().all() and (answer.sum(dim=0) - 1).abs().max() < 1e-5 for answer in answers)
+    assert (answers[4][1].numpy() == (mask_of(right=2) == 2)).all()
+    assert [bank["objects"] for bank in propagator.memory] == [[9], [5], [2]]
+
+
+def test_margin_matters_where_there_is_one():
+    for size, differs in [((40, 56), False), ((37, 51), True)]:
+        video, given = frames(4, size), {0: mask_of(left=1, right=2)[: size[0], : size[1]]}
+        with_margin, without = (
+            run(Propagator(make_network(name="mivos", memorise_margin=margin)), video, given)[-1]
+            for margin in (True, False)
+        )
+        assert with_margin.shape == without.shape == (3, *size)
+        assert bool((with_margin - without).abs().max() > 1e-5) == differs
+
+
+def test_keys_that_objects_share_take_their_memory_once():
+    bytes_of = {}
+    for name in ("mivos", "stcn"):
+        propagator = Propagator(make_network(name=name))
+        propagator.step(frames(1)[0], mask_of(left=1, right=2))
+        bytes_of[name] = propagator.memory[0]["bytes"]
+    assert bytes_of == {"mivos": 35 * 2 * (32 + 64) * 4, "stcn": 35 * (32 + 2 * 64) * 4}
+
+
+@EVERY
+def test_clip_of_one_frame_is_answered_with_its_mask(name):
+    clip = Clip("still", frames(1), mask_of(left=3, right=200)[None])
+    assert (segment_clip(Propagator(make_network(name=name)), clip) == clip.masks).all()
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (np.zeros((40, 64, 3), np.uint8), r"the video's frames are \(40, 56\), this one is \(40, 64\)"),
+        (np.zeros((40, 56), np.uint8), r"expected \(3, H, W\) float or \(H, W, 3\) uint8, found \(40, 56\)"),
+        (np.zeros((3, 40, 56), np.uint8), r"expected .* found \(3, 40, 56\) torch.uint8"),
+        (np.zeros((40, 56, 3), np.float32), r"expected .* found \(40, 56, 3\) torch.float32"),
+        (np.zeros((0, 56, 3), np.uint8), r"expected .* found \(3, 0, 56\)"),
+        (torch.zeros(3, 40, 0), r"expected .* found \(3, 40, 0\)"),
+        (torch.zeros(1, 3, 40, 56), r"expected .* found \(1, 3, 40, 56\)"),
+        (torch.zeros(3, 40, 56, dtype=torch.int64), "expected .* torch.int64"),
+        (torch.full((3, 40, 56), float("nan")), r"expected values in \[0, 1\], found nan"),
+        (torch.full((3, 40, 56), 200.0), r"expected values in \[0, 1\], found 200 to 200"),
+    ],
+    ids=lambda value: f"{list(value.shape)}-{value.dtype}" if hasattr(value, "shape") else "",
+)
+def test_frame_of_another_form_is_refused_by_its_position_and_changes_nothing(network, second, message):
+    video, given = frames(2), {0: mask_of(left=1)}
     propagator = Propagator(network)
-    propagator.step(frames(1)[0], mask_of(left=1))
-    with pytest.raises(UserError, match=message):
+    propagator.step(video[0], given[0])
+    with pytest.raises(UserError, match=f"frame 1: .*{message}"):
         propagator.step(second)
+    assert (propagator.step(video[1]) == run(Propagator(network), video, given)[1]).all()
 
 
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.zeros((HEIGHT, 8), np.uint8), r"frame 0: the mask must have the frame's size \(40, 56\), found \(40, 8\)"),
-        (np.full((HEIGHT, WIDTH), 300, np.int64), r"frame 0: the mask must hold whole ids 0\.\.255, .*300"),
-        (np.full((HEIGHT, WIDTH), -1, np.int64), r"frame 0: the mask must hold whole ids"),
-        (np.full((HEIGHT, WIDTH), 0.5, np.float32), r"frame 0: the mask must hold whole ids"),
+        (np.zeros((HEIGHT, 8), np.uint8), r"the mask must have the frame's size \(40, 56\), found \(40, 8\)"),
+        (np.zeros((0, 0), np.uint8), r"the mask must have the frame's size \(40, 56\), found \(0, 0\)"),
+        (np.zeros((1, HEIGHT, WIDTH), np.uint8), r"the mask must have the frame's size .* found \(1, 40, 56\)"),
+        (np.full((HEIGHT, WIDTH), 300, np.int64), r"the mask must hold whole ids 0\.\.255, .*300"),
+        (np.full((HEIGHT, WIDTH), 256, np.int64), r"the mask must hold whole ids 0\.\.255, .*256"),
+        (np.full((HEIGHT, WIDTH), 300, np.uint16), r"the mask must hold whole ids 0\.\.255, .*300"),
+        (np.full((HEIGHT, WIDTH), -1, np.int64), r"the mask must hold whole ids"),
+        (np.full((HEIGHT, WIDTH), 0.5, np.float32), r"the mask must hold whole ids"),
+        (np.full((HEIGHT, WIDTH), np.nan), r"the mask must hold whole ids .*nan"),
     ],
+    ids=lambda value: f"{list(value.shape)}-{value.dtype}" if hasattr(value, "shape") else "",
 )
 def test_mask_of_another_form_is_refused_by_its_position(network, mask, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"frame 0: {message}"):
         Propagator(network).step(frames(1)[0], mask)
+
+
+@EVERY
+def test_most_ids_that_a_mask_can_hold_are_followed(name):
+    video = frames(2, (16, 16))
+    propagator = Propagator(make_network(name=name))
+    answers = run(propagator, video, {0: np.arange(256, dtype=np.uint8).reshape(16, 16)})
+    assert propagator.objects == list(range(1, 256))
+    assert answers[1].shape == (256, 16, 16)
+    assert answers[1].isfinite().all()
+
+
+def test_precision_follows_the_network_unless_it_is_chosen():
+    video, given = frames(2), {0: mask_of(left=1)}
+    for network, precision, dtype in [
+        (make_network(), None, torch.float32),
+        (make_network().double(), None, torch.float64),
+        (make_network().double(), "fp32", torch.float32),
+        (make_network(), "fp64", torch.float64),
+    ]:
+        answers = run(Propagator(network, precision=precision), video, given)
+        assert {answer.dtype for answer in answers} == {dtype}
+        assert next(network.parameters()).dtype == dtype
 
 
 def test_double_precision_runs_and_agrees(network):
@@ -183,9 +307,12 @@ def test_double_precision_runs_and_agrees(network):
     assert (single[-1] - double[-1]).abs().max() < 1e-4
 
 
-def test_bfloat16_runs_and_stays_near(network):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@EVERY
+def test_half_precision_runs_and_stays_near(name, precision):
+    network = make_network(name=name)
     video, given = frames(3), {0: mask_of(left=1)}
-    single, half = (run(Propagator(network, precision=p), video, given)[-1] for p in ("fp32", "bf16"))
+    single, half = (run(Propagator(network, precision=p), video, given)[-1] for p in ("fp32", precision))
     assert half.isfinite().all()
     assert (single - half).abs().mean() < 0.05
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
+
+from vosforge.errors import UserError
 
 Aggregation = Literal["soft", "winner-take-all", "none"]
 _CLAMP = 1e-7
@@ -26,7 +28,12 @@ def aggregate(probabilities: torch.Tensor, how: Aggregation = "soft") -> torch.T
 
     Returns:
         `(B, K + 1, H, W)` probabilities, background first; float32 for half-precision probabilities with "soft".
+
+    Raises:
+        UserError: for another way, listing the three.
     """
+    if how not in get_args(Aggregation):
+        raise UserError(f"unknown aggregation {how!r}; valid: {', '.join(get_args(Aggregation))}")
     if how == "soft":
         return soft_aggregate(probabilities).softmax(dim=1)
     strongest, winner = probabilities.max(dim=1, keepdim=True)

@@ -145,10 +145,16 @@ class MemoryNetwork(nn.Module, ABC):
         """
         self._check_clip(frames)
         self.check(frames[:, 0], first_masks)
+        if valid is not None and (valid.shape != first_masks.shape[:2] or valid.dtype != torch.bool):
+            raise UserError(
+                f"valid must be (B, K) = {tuple(first_masks.shape[:2])} bool like the masks, "
+                f"found {tuple(valid.shape)} {valid.dtype}"
+            )
         size = (frames.shape[-2], frames.shape[-1])
         if self.parts.memorise_margin:
             frames = self.pad_frames(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             first_masks = pad_to_stride(first_masks, self.stride)
+            scribbles = None if scribbles is None else pad_to_stride(scribbles, self.stride)
         targets = self.encode_target(frames[:, 0], first_masks)
         keys, values, predictions = [], [], []
         masks, query = first_masks, None
@@ -191,7 +197,7 @@ class MemoryNetwork(nn.Module, ABC):
                 raise UserError(f"{name} are {tensor.dtype}, the network is {weight.dtype}; convert one of them")
             # Masks that a training step predicted are its own affair: the loop guards its gradients.
             if not tensor.requires_grad:
-                _check_values(name, tensor)
+                check_values(name, tensor)
 
     def _check_clip(self, frames: torch.Tensor) -> None:
         if frames.ndim != 5 or frames.shape[1] < 2:
@@ -230,9 +236,9 @@ def check_frames(frames: torch.Tensor, masks: torch.Tensor | None = None) -> Non
         raise UserError(f"masks hold {masks.shape[1]} objects; a frame has at most {MAX_OBJECTS}")
 
 
-def _check_values(name: str, tensor: torch.Tensor) -> None:
+def check_values(name: str, tensor: torch.Tensor) -> None:
     """Refuse NaN and values far outside [0, 1]; resampling may overshoot a little. On a GPU this would stall it."""
-    if tensor.is_cuda:
+    if tensor.is_cuda or torch.compiler.is_compiling():
         return
     low, high = (float(bound) for bound in torch.aminmax(tensor.detach()))
     if not (low >= -0.5 and high <= 1.5):

@@ -16,7 +16,7 @@ import vosforge
 from vosforge.errors import UserError
 from vosforge.networks import emn, kmn, mivos, stcn, stm
 from vosforge.networks.base import MemoryNetwork
-from vosforge.networks.parts import Parts, choose
+from vosforge.networks.parts import Parts, choose, restore
 from vosforge.networks.space_time import SpaceTimeNetwork
 from vosforge.storage import write_aside
 
@@ -86,7 +86,7 @@ def load(path: str | Path, **parts: Any) -> MemoryNetwork:
     """
     description = describe(path)
     name, size = description["name"], description["size"]
-    saved = choose(preset(name, size), **{**description["parts"], "pretrained": False})
+    saved = restore(preset(name, size), {**description["parts"], "pretrained": False})
     network = _compose(name, size, choose(saved, **parts))
     load_weights(network, path)
     return network.eval()

@@ -19,11 +19,12 @@ class ASPP(nn.Module):
 
     Args:
         channels_in: of the map.
-        channels_out: of every branch and of the output.
+        channels_out: of the output.
         dilations: one branch each; 1 is a 1x1 convolution, the others are 3x3.
         norm: after every convolution. Convolutions carry no bias.
         pooling: with a branch that averages the whole map.
         dropout: share of the output's values dropped in training.
+        width: channels of every branch; `channels_out` by default.
 
     Source: DeepLabV3 (Chen et al. 2017), section 3.3; EMN 2.2; SKN's table of ablations.
     """
@@ -36,12 +37,13 @@ class ASPP(nn.Module):
         norm: Norm = "batch",
         pooling: bool = True,
         dropout: float = 0.1,
+        width: int | None = None,
     ):
         super().__init__()
-        self.branches = nn.ModuleList(_branch(channels_in, channels_out, d, norm) for d in dilations)
-        self.pooled = _branch(channels_in, channels_out, 1, norm) if pooling else None
-        branches = len(dilations) + pooling
-        self.merge = _branch(branches * channels_out, channels_out, 1, norm)
+        width = width or channels_out
+        self.branches = nn.ModuleList(_branch(channels_in, width, dilation, norm) for dilation in dilations)
+        self.pooled = _branch(channels_in, width, 1, norm) if pooling else None
+        self.merge = _branch((len(dilations) + pooling) * width, channels_out, 1, norm)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -60,6 +62,11 @@ def _branch(channels_in: int, channels_out: int, dilation: int, norm: Norm) -> n
     norms = {
         "none": nn.Identity,
         "batch": lambda: nn.BatchNorm2d(channels_out),
-        "group": lambda: nn.GroupNorm(math.gcd(32, channels_out), channels_out),
+        "group": lambda: nn.GroupNorm(_groups(channels_out), channels_out),
     }
     return nn.Sequential(conv, norms[norm](), nn.ReLU())
+
+
+def _groups(channels: int) -> int:
+    """Groups of about eight channels: norms of single ones would take the pooled branch, a constant, out again."""
+    return math.gcd(max(1, channels // 8), channels)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
 import timm
 import torch
+from timm.models import FeatureListNet
 from torch import nn
 
 from vosforge.errors import UserError
@@ -57,6 +58,8 @@ class Encoder(nn.Module):
         self.channels: list[int] = self.body.feature_info.channels()
         if isinstance(pretrained, str):
             load_backbone(self.body, pretrained)
+        elif frozen and not pretrained:
+            _open_branches(self.body)
         if planes and planes_at == "stem":
             self.body.conv1 = _StemWithPlanes(_stem(self.body, backbone), planes)
         self.train()
@@ -72,7 +75,10 @@ class Encoder(nn.Module):
             A map `(B, C_i, H / stride_i, W / stride_i)` a level.
         """
         normalised = (frames - self.mean) / self.std
-        return self.body(normalised if planes is None else torch.cat([normalised, planes], dim=1))
+        maps = self.body(normalised if planes is None else torch.cat([normalised, planes], dim=1))
+        # Some transformers put channels last.
+        levels = zip(maps, self.channels, strict=True)
+        return [x if x.shape[1] == channels else x.permute(0, 3, 1, 2) for x, channels in levels]
 
     def train(self, mode: bool = True) -> Encoder:
         """Training mode; frozen batch norm stays in evaluation mode."""
@@ -164,19 +170,27 @@ def load_backbone(body: nn.Module, path: str) -> None:
     Raises:
         UserError: when the file has not all of the backbone's weights, naming the first that are missing.
     """
-    state, own = read_weights(path), body.state_dict()
-    anchor = next(iter(own))
-    prefixes = [name[: -len(anchor)] for name in state if name == anchor or name.endswith(f".{anchor}")]
-    prefix = next(iter(sorted(prefixes, key=len)), "")
-    found = {name: state[prefix + name] for name in own if prefix + name in state}
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-    found = {**counters, **found}
+    # timm joins names of modules that it takes apart with underscores, and puts others under "model".
+    state = {name.replace(".", "_"): weight for name, weight in read_weights(path).items()}
+    own = body.state_dict()
+    plain = {name: name.removeprefix("model.").replace(".", "_") for name in own}
+    anchor = plain[next(iter(own))]
+    prefixes = [name.removesuffix(anchor) for name in state if name.endswith(anchor)]
+    prefix = min(prefixes, key=len, default="")
+    found = {name: weight for name, weight in own.items() if name.endswith("num_batches_tracked")}
+    found |= {name: state[prefix + plain[name]] for name in own if prefix + plain[name] in state}
     wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
     if wrong:
-        raise UserError(
-            f"{path}: {len(wrong)} of the backbone's {len(own)} weights are missing or misshapen {wrong[:3]}"
-        )
+        found_wrong = f"{len(wrong)} of {len(own)} are missing or misshapen: {', '.join(wrong[:3])}"
+        raise UserError(f"{path}: expected all weights of the backbone, {found_wrong}")
     body.load_state_dict(found)
+
+
+def _open_branches(body: nn.Module) -> None:
+    """Fresh residual branches end in a norm of weight 0, which, were it frozen, would shut them for good."""
+    for norm in body.modules():
+        if isinstance(norm, nn.BatchNorm2d) and not norm.weight.any():
+            nn.init.ones_(norm.weight)
 
 
 def _stem(body: nn.Module, backbone: str) -> nn.Module:
@@ -186,14 +200,57 @@ def _stem(body: nn.Module, backbone: str) -> nn.Module:
 
 
 def _features(backbone: str, strides: tuple[int, ...], channels: int, pretrained: bool) -> nn.Module:
-    try:
-        probe = timm.create_model(backbone, features_only=True)
-    except (RuntimeError, ValueError, AttributeError) as error:
-        near = ", ".join(timm.list_models(f"*{backbone.split('_')[0][:6]}*")[:8]) or "see timm.list_models()"
-        raise UserError(f"backbone {backbone!r} is no timm model with feature maps; near names: {near}") from error
-    reductions = probe.feature_info.reduction()
+    """The backbone cut at the strides, from timm."""
+    reductions, options = _offered(backbone)
     missing = [stride for stride in strides if stride not in reductions]
     if missing:
         raise UserError(f"backbone {backbone!r} has feature maps at strides {reductions}, but strides={strides} asked")
-    levels = tuple(reductions.index(stride) for stride in strides)
-    return timm.create_model(backbone, features_only=True, out_indices=levels, in_chans=channels, pretrained=pretrained)
+    options |= {"out_indices": tuple(_last(reductions, stride) for stride in strides), "in_chans": channels}
+    try:
+        return timm.create_model(backbone, features_only=True, pretrained=pretrained, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"backbone {backbone!r}: its weights could not be fetched from timm's hub ({reason}); "
+            "give them as a file, pretrained=PATH, or train without"
+        ) from error
+
+
+def _offered(backbone: str) -> tuple[list[int], dict[str, Any]]:
+    """The strides of a backbone's feature maps, and the options with which it takes frames of any size."""
+    if not timm.is_model(backbone):
+        near = ", ".join(timm.list_models(f"*{backbone.split('_')[0][:6]}*")[:8]) or "see timm.list_models()"
+        raise UserError(f"backbone {backbone!r} is no timm model; near names: {near}")
+    reason: Exception | None = None
+    # What timm's window transformers and plain vision transformers ask for.
+    for options in ({}, {"strict_img_size": False}, {"dynamic_img_size": True}):
+        try:
+            probe = _probe(backbone, options)
+            if not isinstance(probe, FeatureListNet):
+                # Other kinds keep stages that are not asked for.
+                options |= {"feature_cls": "getter"}
+                probe = _probe(backbone, options)
+            return probe.feature_info.reduction(), options
+        except (RuntimeError, ValueError, AttributeError, TypeError, AssertionError) as error:
+            reason = reason or error
+    raise UserError(f"backbone {backbone!r} gives no feature maps for frames of any size: {reason}")
+
+
+def _probe(backbone: str, options: dict[str, Any]) -> nn.Module:
+    """The backbone without weights, after it gave maps of the sizes that it promises."""
+    height, width = 128, 192
+    with torch.device("meta"):
+        body = timm.create_model(backbone, features_only=True, **options).eval()
+        maps = body(torch.empty(1, 3, height, width))
+    for level, stride, channels in zip(maps, body.feature_info.reduction(), body.feature_info.channels(), strict=True):
+        size = (height // stride, width // stride)
+        if tuple(level.shape[1:]) not in ((channels, *size), (*size, channels)):
+            raise ValueError(f"a map at stride {stride} is {tuple(level.shape[1:])}, expected {(channels, *size)}")
+    return body
+
+
+def _last(reductions: list[int], stride: int) -> int:
+    """Index of the deepest map at a stride."""
+    return len(reductions) - 1 - reductions[::-1].index(stride)

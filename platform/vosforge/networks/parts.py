@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -40,7 +41,7 @@ class Parts:
         argmax_on: where a memory cell's best query position is sought: raw "affinity", or softmaxed "weights".
         renormalise: whether the kernel reader's weights are normalised again.
         aspp: where an atrous spatial pyramid stands: "none", on the memory's "read", or in the "decoder".
-        aspp_channels: its width, and its output's on the read.
+        aspp_channels: width of its branches, and of its output on the read.
         aspp_dilations: one branch each; dilation 1 is a 1x1 convolution, the others are 3x3.
         aspp_norm: "none", "batch" or "group".
         aspp_pooling: with a branch that pools the whole map.
@@ -128,6 +129,20 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
     return result
 
 
+def restore(parts: Parts, saved: dict[str, Any]) -> Parts:
+    """The parts that a file holds: what it leaves out is as in `parts`, and values without effect are no mistake.
+
+    Raises:
+        UserError: for an unknown part or a value that it cannot have.
+    """
+    unknown = [part for part in saved if part not in _HINTS]
+    if unknown:
+        raise UserError(f"unknown part {unknown[0]!r}; valid: {', '.join(f.name for f in fields(Parts))}")
+    result = replace(parts, **{part: _checked(part, value) for part, value in saved.items()})
+    _check_together(result)
+    return result
+
+
 def parse(words: list[str]) -> dict[str, Any]:
     """`["reader=kernel", "sigma=5", "siamese=true"]` as parts, each value in its part's type.
 
@@ -174,7 +189,7 @@ def _checked(part: str, value: Any) -> Any:
         raise UserError(f"{part} must be {expected}, found {value!r}")
     if value is not None and not isinstance(value, (str, tuple)) and value < _LEAST.get(part, value):
         raise UserError(f"{part} must be at least {_LEAST[part]}, found {value}")
-    if part in ("sigma", "key_gain") and value <= 0:
+    if part in ("sigma", "key_gain") and not 0 < value < math.inf:
         raise UserError(f"{part} must be above 0, found {value}")
     return value
 

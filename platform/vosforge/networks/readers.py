@@ -6,8 +6,8 @@ Every reader is called as `reader(memory_key, memory_value, query_key)` with
 * `query_key` `(B, CK, H, W)`: the frame to segment,
 
 and returns the read alone, `(B, CV, H, W)`. The affinity of two keys is their dot product, or with
-`similarity="l2"` their negative squared distance (up to a term that the softmax takes out again), divided by
-sqrt(CK), as all public code does (the papers leave the divisor out); `scale=None` gives the papers' literal form.
+`similarity="l2"` their negative squared distance, divided by sqrt(CK), as all public code does (the papers leave the
+divisor out); `scale=None` gives the papers' literal form.
 
 The `(T·H·W) x (H·W)` matrix of affinities is never held whole: query positions are read in chunks of bounded size.
 """
@@ -61,9 +61,11 @@ class Reader(nn.Module):
         """keys `(B, CK, N)` and query `(B, M, CK)` such that their product is the affinity."""
         factor = 1 / math.sqrt(keys.shape[1]) if self.scale == "sqrt" else 1.0
         if self.similarity == "l2":
-            # -|m - q|^2 = 2 m·q - |m|^2 - |q|^2; the last term is the same for all memory positions of a query.
-            keys = torch.cat([2 * keys, -keys.square().sum(dim=1, keepdim=True)], dim=1)
-            query = F.pad(query, (0, 1), value=1.0)
+            # -|m - q|^2 = 2 m·q - |m|^2 - |q|^2
+            lengths = query.square().sum(dim=2, keepdim=True)
+            query = torch.cat([query, torch.ones_like(lengths), -lengths], dim=2)
+            lengths = keys.square().sum(dim=1, keepdim=True)
+            keys = torch.cat([2 * keys, -lengths, torch.ones_like(lengths)], dim=1)
         return keys, query * factor
 
 
@@ -75,7 +77,7 @@ class DenseReader(Reader):
             # Its fused kernels ask for four dimensions. On CPU they ask for CV = CK too, and else hold the matrix.
             heads = query[:, None], keys.transpose(1, 2)[:, None], rows[:, None]
             return F.scaled_dot_product_attention(*heads, scale=1.0)[:, 0]
-        return torch.cat([(part @ keys).softmax(dim=2) @ rows for part in _chunks(query, keys.shape[2])], dim=1)
+        return torch.cat([(part @ keys).softmax(dim=2) @ rows for part in _chunks(query, keys)], dim=1)
 
 
 class TopKReader(Reader):
@@ -97,7 +99,7 @@ class TopKReader(Reader):
 
     def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         read = []
-        for part in _chunks(query, keys.shape[2]):
+        for part in _chunks(query, keys):
             best, positions = (part @ keys).topk(min(self.k, keys.shape[2]), dim=2)
             read.append(_weighted_rows(rows, positions, best.softmax(dim=2)))
         return torch.cat(read, dim=1)
@@ -146,8 +148,11 @@ class KernelReader(Reader):
         cells = _cells(size, query)
         centres = cells[self.best_matches(keys, query)]
         read = []
-        for part, places in zip(_chunks(query, keys.shape[2]), _chunks(cells[None], keys.shape[2]), strict=True):
-            read.append(self._weigh(part @ keys, self._log_kernel(places[0], centres), rows))
+        first = 0
+        for part in _chunks(query, keys):
+            places = cells[first : first + part.shape[1]]
+            read.append(self._weigh(part @ keys, self._log_kernel(places, centres), rows))
+            first += part.shape[1]
         return torch.cat(read, dim=1)
 
     @torch.no_grad()
@@ -155,7 +160,7 @@ class KernelReader(Reader):
         """`(B, N)` index of the query position that each memory position matches best; the first one of equals."""
         best = positions = None
         first = 0
-        for part in _chunks(query, keys.shape[2]):
+        for part in _chunks(query, keys):
             affinity = part @ keys
             found, where = (affinity.softmax(dim=2) if self.argmax_on == "weights" else affinity).max(dim=1)
             if best is None:
@@ -177,12 +182,12 @@ class KernelReader(Reader):
             # exp(a) g, normalised: the softmax of a + log g, which cannot vanish far from all centres.
             product = affinity + log_kernel
             if self.top_k is None:
-                return product.softmax(dim=2) @ rows
+                return product.softmax(dim=2).to(rows.dtype) @ rows
             best, positions = product.topk(min(self.top_k, product.shape[2]), dim=2)
             return _weighted_rows(rows, positions, best.softmax(dim=2))
         weights = affinity.softmax(dim=2) * log_kernel.exp()
         if self.top_k is None:
-            return weights @ rows
+            return weights.to(rows.dtype) @ rows
         best, positions = weights.topk(min(self.top_k, weights.shape[2]), dim=2)
         return _weighted_rows(rows, positions, best)
 
@@ -208,14 +213,15 @@ def _check(memory_key: torch.Tensor, memory_value: torch.Tensor, query_key: torc
         )
 
 
-def _chunks(query: torch.Tensor, memory: int) -> tuple[torch.Tensor, ...]:
-    """Split `(B, M, C)` along M so that a chunk against `memory` positions stays within the bound."""
-    return query.split(max(1, _CHUNK // memory), dim=1)
+def _chunks(query: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Split `(B, M, C)` along M so that a chunk's affinities to keys `(B, C, N)` stay within the bound."""
+    return query.split(max(1, _CHUNK // (keys.shape[0] * keys.shape[2])), dim=1)
 
 
 def _cells(size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
-    """`(H·W, 2)` row and column of every cell."""
-    axes = [torch.arange(n, dtype=torch.float32, device=like.device) for n in size]
+    """`(H·W, 2)` row and column of every cell, in no less than float32."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    axes = [torch.arange(n, dtype=dtype, device=like.device) for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
 
 

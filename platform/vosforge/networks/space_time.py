@@ -9,7 +9,7 @@ from torch import nn
 
 from vosforge.errors import UserError
 from vosforge.networks import readers
-from vosforge.networks.base import MemoryNetwork, Query, crop_to, pad_to_stride
+from vosforge.networks.base import MemoryNetwork, Query, check_values, crop_to, pad_to_stride
 from vosforge.networks.context import ASPP
 from vosforge.networks.decoders import RefineDecoder
 from vosforge.networks.encoders import Encoder, KeyValue
@@ -98,6 +98,9 @@ class SpaceTimeNetwork(MemoryNetwork):
         if self.parts.siamese:
             if targets is None:
                 raise UserError("a siamese query needs its targets: targets=network.encode_target(frames, masks)")
+            if targets.ndim != 5 or targets.shape[0] != len(frames) or targets.shape[2] != coarse.shape[1]:
+                expected = f"(B, K, C, h, w) with B = {len(frames)} and C = {coarse.shape[1]}"
+                raise UserError(f"targets must be {expected}, as encode_target gives, found {tuple(targets.shape)}")
             related = correlate(coarse, targets, self.parts.correlation)
             repeated = coarse[:, None].expand(-1, related.shape[1], -1, -1, -1)
             features = torch.cat([repeated, related], dim=2).flatten(0, 1)
@@ -144,6 +147,7 @@ class SpaceTimeNetwork(MemoryNetwork):
             scribbles = masks.new_zeros(expected)
         if tuple(scribbles.shape) != expected:
             raise UserError(f"scribbles must be (B, K, 2, H, W) = {expected}, found {tuple(scribbles.shape)}")
+        check_values("scribbles", scribbles)
         return torch.cat([own, scribbles.to(masks.dtype)], dim=2)
 
     def read(self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor) -> torch.Tensor:
@@ -185,4 +189,5 @@ def _aspp(parts: Parts) -> partial[ASPP]:
         norm=parts.aspp_norm,
         pooling=parts.aspp_pooling,
         dropout=parts.aspp_dropout,
+        width=parts.aspp_channels,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -41,7 +41,7 @@ class MemoryBank:
         policy: one of the three.
 
     Raises:
-        UserError: for N below 1 or a budget below 2.
+        UserError: for N below 1, a budget below 2 or an unknown policy.
     """
 
     def __init__(self, every: int, budget: int | None = None, policy: Policy = "previous"):
@@ -49,6 +49,8 @@ class MemoryBank:
             raise UserError(f"memory_every must be at least 1, found {every}")
         if budget is not None and budget < 2:
             raise UserError(f"budget must be at least 2 frames (first and previous) or None, found {budget}")
+        if policy not in get_args(Policy):
+            raise UserError(f"unknown memory policy {policy!r}; valid: {', '.join(get_args(Policy))}")
         self.every = every
         self.budget = budget
         self.policy = policy

@@ -92,7 +92,8 @@ class Segmenter(ABC):
     def _checked_mask(self, mask: np.ndarray | torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """The mask on the device, or a `UserError`."""
         position = f"frame {self._index + 1}"
-        given = torch.as_tensor(np.array(mask)) if isinstance(mask, np.ndarray) else mask
+        given = torch.as_tensor(_widened(mask)) if isinstance(mask, np.ndarray) else mask
+        given = given.long() if given.dtype in (torch.uint16, torch.uint32, torch.uint64) else given
         if tuple(given.shape) != size:
             raise UserError(f"{position}: the mask must have the frame's size {size}, found {tuple(given.shape)}")
         if given.is_floating_point() or not 0 <= int(given.min()) <= int(given.max()) <= MAX_OBJECTS:
@@ -111,6 +112,11 @@ class Segmenter(ABC):
         foreground = torch.stack(planes)
         self.objects = objects
         return torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground])
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """Whole numbers as int64, which torch compares; 16-bit files hold kinds that it does not."""
+    return mask.astype(np.int64) if np.issubdtype(mask.dtype, np.integer) else np.array(mask)
 
 
 class Ensemble(Segmenter):

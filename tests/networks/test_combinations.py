@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vosforge.networks import NETWORKS, build
+from vosforge.propagation import Propagator
+
+VARIANTS = [
+    {"reader": "dense"},
+    {"reader": "dense", "scale": None, "similarity": "dot"},
+    {"reader": "topk", "top_k": 7, "similarity": "l2"},
+    {"reader": "kernel", "sigma": 2},
+    {"reader": "kernel", "top_k": 9, "argmax_on": "weights", "renormalise": False},
+    {"siamese": True, "correlation": "depthwise"},
+    {"siamese": True, "correlation": "full", "reader": "kernel"},
+    {"memory_encoder": "key-value", "memory_input": "mask+others"},
+    {"memory_encoder": "value", "memory_input": "mask"},
+    {"memory_encoder": "value", "memory_input": "mask+scribbles", "siamese": True},
+    {"memory_backbone": "test_efficientnet"},
+    {"planes_at": "stem", "memory_input": "mask+scribbles"},
+    {"aspp": "read", "aspp_channels": 12, "aspp_norm": "none", "aspp_pooling": False},
+    {"aspp": "read", "aspp_norm": "batch", "decoder": "stcn"},
+    {"aspp": "decoder", "aspp_norm": "group", "aspp_dilations": (2, 30), "siamese": True},
+    {"decoder": "stm", "rectified_skip": True},
+    {"decoder": "mivos", "strides": (4, 8, 16)},
+    {"decoder": "stcn", "strides": (8,)},
+    {"padding": "mean", "memorise_margin": True, "strides": (2, 4, 8)},
+    {"padding": "black", "memorise_margin": False, "frozen_batch_norm": True},
+    {"memory_policy": "given", "training_objects": "one"},
+    {"memory_policy": "every", "siamese": True, "memorise_margin": True},
+]
+BACKBONES = [
+    {"backbone": "resnet18", "planes_at": "stem"},
+    {"backbone": "resnest14d", "planes_at": "stem"},
+    {"backbone": "resnest14d", "planes_at": "stem", "strides": (4, 8, 16)},
+    {"backbone": "efficientnet_b0"},
+    {"backbone": "convnext_atto", "strides": (4, 8, 16)},
+]
+
+
+def named(parts: dict[str, object]) -> str:
+    return "-".join(f"{part}={value}" for part, value in parts.items())
+
+
+def forward_and_propagation(network, frames, masks) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities `(T - 1, K + 1, H, W)` by the training forward, and step by step."""
+    owner = (masks[0] * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=0).long()
+    with torch.no_grad():
+        together = network(frames, masks)[0].softmax(dim=1)
+    propagator = Propagator(network, memory_every=1)
+    steps = [propagator.step(frame, owner if t == 0 else None) for t, frame in enumerate(frames[0])]
+    return together, torch.stack(steps[1:])
+
+
+@pytest.mark.parametrize("parts", VARIANTS, ids=named)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_part_fits_any_network(make, clips, name, parts):
+    network = make(name, **parts).double()
+    frames, masks, _ = clips((33, 47), videos=1, objects=2, dtype=torch.float64)
+    together, stepwise = forward_and_propagation(network, frames, masks)
+    assert together.shape == stepwise.shape == (2, 3, 33, 47)
+    assert together.isfinite().all()
+    assert (together - stepwise).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("parts", BACKBONES, ids=named)
+@pytest.mark.parametrize("name", ["stm", "emn", "stcn"])
+def test_any_backbone_fits_any_network(make, clips, name, parts):
+    network = make(name, **parts).double()
+    frames, masks, _ = clips((33, 47), videos=1, objects=2, dtype=torch.float64)
+    together, stepwise = forward_and_propagation(network, frames, masks)
+    assert together.isfinite().all()
+    assert (together - stepwise).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("aggregation", ["winner-take-all", "none"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_objects_are_merged_at_test_as_chosen(make, clips, name, aggregation):
+    frames, masks, _ = clips((24, 32), videos=1, objects=2, dtype=torch.float64)
+    network = make(name, aggregation=aggregation).double()
+    _, stepwise = forward_and_propagation(network, frames, masks)
+    background, objects = stepwise[:, 0], stepwise[:, 1:]
+    assert (background - (1 - objects.amax(dim=1))).abs().max() < 1e-12
+    alone = (objects > 0).sum(dim=1)
+    assert (alone.max(), alone.min()) == ((1, 1) if aggregation == "winner-take-all" else (2, 2))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"reader": "topk", "top_k": 3},
+        {"reader": "kernel"},
+        {"similarity": "l2"},
+        {"scale": None},
+        {"rectified_skip": True},
+        {"padding": "mean"},
+        {"memorise_margin": True},
+        {"memory_policy": "given"},
+    ],
+    ids=named,
+)
+def test_parts_without_weights_change_what_the_same_weights_answer(make, clips, parts):
+    plain, other = make("stm"), make("stm", **parts)
+    other.load_state_dict(plain.state_dict())
+    frames, masks, _ = clips((33, 47))
+    with torch.no_grad():
+        assert (plain(frames, masks) - other(frames, masks)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("margin", [False, True])
+def test_scribbles_fit_frames_of_any_size(make, clips, scribble, margin):
+    network = make("stm-interactive", memorise_margin=margin)
+    frames, masks, valid = clips((33, 47))
+    with torch.no_grad():
+        with_scribbles = network(frames, masks, valid, scribble(masks))
+        without = network(frames, masks, valid)
+    assert with_scribbles.shape == (2, 2, 4, 33, 47)
+    assert (with_scribbles - without).abs().max() > 1e-3
+
+
+def test_scribbles_left_out_count_as_none(make, clips, scribble):
+    network = make("stm-interactive")
+    frames, masks, valid = clips((24, 32))
+    nothing = torch.zeros_like(scribble(masks))
+    with torch.no_grad():
+        assert (network(frames, masks, valid, nothing) == network(frames, masks, valid)).all()
+        drawn = [scribble(masks).to(dtype) for dtype in (torch.float32, torch.uint8, torch.bool)]
+        answers = [network(frames, masks, valid, scribbles) for scribbles in drawn]
+    assert (answers[0] == answers[1]).all()
+    assert (answers[0] == answers[2]).all()
+
+
+def test_networks_differ_in_their_memorys_planes():
+    planes = {name: build(name, "nano").memory_encoder.body.conv1[0].in_channels - 3 for name in NETWORKS}
+    assert planes == {"stm": 2, "stm-interactive": 3, "emn": 1, "mivos": 2, "kmn": 2, "stcn": 2}
