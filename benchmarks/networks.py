@@ -7,8 +7,11 @@ are random: speed does not depend on them, and differences between precisions ar
 
 * ms: training the fastest of a few steps; inference the mean of five frames in a row, each the fastest of a few
   rounds where there are several. All networks in turn; beside it the ratio to stm's (above 1 is slower).
-* MiB: the peak in a fresh process with weights, beyond what the process holds after its imports; on a GPU that of
-  its tensors.
+* MiB: the peak with weights, beyond what the process holds after its imports; on a GPU that of its tensors. On a
+  CPU it includes freed blocks that the C library keeps, a matter of chance: some 200 MiB more or less.
+
+Every network works in a fresh process of its own. Those of a size stand ready at once, so there must be room for the
+weights and optimiser states of all of them.
 
 Where there is a GPU, inference follows in float32, bfloat16 and float16 by autocast, with the largest difference of
 a probability from float32's on the same clip.
@@ -19,6 +22,7 @@ a probability from float32's on the same clip.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import resource
@@ -26,7 +30,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +38,7 @@ import torch.nn.functional as F
 
 from vosforge.networks import NETWORKS, MemoryNetwork, build
 from vosforge.propagation import Propagator
+from vosforge.training.losses import cross_entropy, quality_loss
 
 BASELINE = "stm"
 CLIP, OBJECTS, HELD, EVERY = 3, 2, 5, 5
@@ -77,8 +81,10 @@ def training(network: MemoryNetwork, setting: Setting, device: str) -> Iterator[
     network.to(device).train()
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-5)
     while True:
-        logits = network(frames, first)
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(0, 1))
+        logits, scores = network(frames, first)
+        loss = cross_entropy(logits, ids[:, 1:])
+        if scores is not None:
+            loss = loss + quality_loss(scores, logits, ids[:, 1:], torch.ones_like(scores[:, 0], dtype=torch.bool))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -101,7 +107,7 @@ def inference(network: MemoryNetwork, setting: Setting, precision: str, device: 
         t += 1
 
 
-# From frame HELD on, memory holds HELD frames under every policy.
+# After these, memory holds HELD frames under every policy.
 WARM_UP = HELD + 1
 
 
@@ -123,30 +129,8 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def training_times(names: list[str], size: str, device: str) -> dict[str, float]:
-    """The fastest training step of each network, after one to warm up."""
-    setting = SETTINGS[size]
-    steps = {name: training(make(name, size), setting, device) for name in names}
-    rounds = [{name: milliseconds(lambda s=s: next(s)) for name, s in steps.items()} for _ in range(setting.steps + 1)]
-    return {name: min(times[name] for times in rounds[1:]) for name in names}
-
-
-def inference_times(names: list[str], size: str, device: str) -> dict[str, float]:
-    """The mean inference step of each network with its memory filled."""
-    setting = SETTINGS[size]
-    steps = {name: inference(make(name, size), setting, "fp32", device) for name in names}
-    for s in steps.values():
-        for _ in range(WARM_UP):
-            next(s)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(EVERY * setting.rounds):
-        for name, s in steps.items():
-            times[name].append(milliseconds(lambda s=s: next(s)))
-    return {name: typical(times[name]) for name in names}
-
-
 def typical(times: list[float]) -> float:
-    """The mean over `EVERY` frames, each the fastest of its rounds: only one of them may be memorised for good."""
+    """The mean over `EVERY` frames, each the fastest of its rounds; some networks memorise one of them alone."""
     return sum(min(times[i::EVERY]) for i in range(EVERY)) / EVERY
 
 
@@ -156,14 +140,13 @@ def compare_precisions(name: str, size: str, device: str) -> dict[str, tuple[flo
     steps = {p: inference(make(name, size), setting, p, device) for p in PRECISIONS}
     times: dict[str, list[float]] = {p: [] for p in PRECISIONS}
     answers: dict[str, torch.Tensor] = {}
-    apart = dict.fromkeys(PRECISIONS, 0.0)
+    apart = dict.fromkeys(PRECISIONS, torch.zeros((), device=device))
     for _ in range(WARM_UP + EVERY * setting.rounds):
         for p, s in steps.items():
             times[p].append(milliseconds(lambda p=p, s=s: answers.update({p: next(s)})))
-            difference = float((answers[p] - answers["fp32"]).abs().max())
-            # Written so that a NaN, which compares with nothing, is seen.
-            apart[p] = apart[p] if difference <= apart[p] else difference
-    return {p: (typical(times[p][WARM_UP:]), apart[p]) for p in PRECISIONS}
+            # Unlike Python's max it keeps a NaN.
+            apart[p] = torch.maximum(apart[p], (answers[p] - answers["fp32"]).abs().max())
+    return {p: (typical(times[p][WARM_UP:]), float(apart[p])) for p in PRECISIONS}
 
 
 def high_water(device: str) -> float:
@@ -174,27 +157,37 @@ def high_water(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def peak(kind: str, name: str, size: str, device: str) -> float:
-    """MiB that two training steps take, or inference (`kind` is its precision) until memory is full and read."""
+def serve(kind: str, name: str, size: str, device: str) -> None:
+    """Do a step for every line that comes in, and print its milliseconds and the peak MiB so far."""
     before = high_water(device)
     network, setting = make(name, size), SETTINGS[size]
-    if kind == "training":
-        steps, count = training(network, setting, device), 2
-    else:
-        steps, count = inference(network, setting, kind, device), WARM_UP + 1
-    for _ in range(count):
-        next(steps)
-    return high_water(device) - before
+    steps = training(network, setting, device) if kind == "training" else inference(network, setting, kind, device)
+    for _ in sys.stdin:
+        print(milliseconds(lambda: next(steps)), high_water(device) - before, flush=True)
 
 
-def peak_apart(kind: str, name: str, size: str) -> float:
-    """`peak` in a fresh process."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--peak", kind, name, size]
-    # glibc would keep freed blocks or not as chance has it; with its threshold fixed, what is freed counts no more.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    answer = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout)
-    progress(f"{size} {name}: {kind} takes {answer:.0f} MiB")
-    return answer
+def measure(kind: str, names: list[str], size: str) -> dict[str, tuple[float, float]]:
+    """Milliseconds of a step and peak MiB of each network; `kind` is "training" or the precision of inference."""
+    program = [sys.executable, str(Path(__file__).resolve()), "--serve", kind]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    warm_up = 1 if kind == "training" else WARM_UP
+    count = SETTINGS[size].steps if kind == "training" else EVERY * SETTINGS[size].rounds
+    times: dict[str, list[float]] = {name: [] for name in names}
+    peaks: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        workers = {name: stack.enter_context(subprocess.Popen([*program, name, size], **pipes)) for name in names}
+        for i in range(warm_up + count):
+            progress(f"{size}, {kind}: step {i + 1} of {warm_up + count} of every network")
+            for name, worker in workers.items():
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+                answer = worker.stdout.readline().split()
+                if not answer:
+                    raise SystemExit(f"{size} {name}, {kind}: its process ended; what it says stands above")
+                spent, peaks[name] = map(float, answer)
+                times[name].append(spent)
+    summary = min if kind == "training" else typical
+    return {name: (summary(times[name][warm_up:]), peaks[name]) for name in names}
 
 
 def progress(line: str) -> None:
@@ -212,56 +205,47 @@ def hardware(device: str) -> str:
     return f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
-def print_networks(names: list[str], sizes: list[str], device: str, peaks: dict[tuple[str, str, str], float]) -> None:
+def print_networks(names: list[str], size: str) -> None:
+    setting = SETTINGS[size]
+    columns = [measure(kind, names, size) for kind in ("training", "fp32")]
+    at = [f"{kind} {h}x{w}" for kind, (h, w) in (("training", setting.training), ("inference", setting.frame))]
     head = f"{'ms':>8} {'to ' + BASELINE:>7} {'MiB':>7}"
-    for size in sizes:
-        progress(f"{size}: timing training steps")
-        trained = training_times(names, size, device)
-        progress(f"{size}: timing inference steps")
-        inferred = inference_times(names, size, device)
-        setting = SETTINGS[size]
-        at = [f"{kind} {h}x{w}" for kind, (h, w) in (("training", setting.training), ("inference", setting.frame))]
-        print(f"{size:15} {'':>10} | {at[0]:24} | {at[1]:24}")
-        print(f"{'network':15} {'parameters':>10} | {head} | {head}")
-        for name in names:
-            count = sum(p.numel() for p in make(name, size).parameters())
-            columns = [
-                f"{times[name]:8.1f} {times[name] / times[BASELINE]:6.2f}x {peaks[kind, name, size]:7.0f}"
-                for kind, times in (("training", trained), ("fp32", inferred))
-            ]
-            print(f"{name:15} {count:10,} | {' | '.join(columns)}", flush=True)
+    print(f"{size:15} {'':>10} | {at[0]:24} | {at[1]:24}")
+    print(f"{'network':15} {'parameters':>10} | {head} | {head}")
+    for name in names:
+        count = sum(p.numel() for p in make(name, size).parameters())
+        cells = [f"{c[name][0]:8.1f} {c[name][0] / c[BASELINE][0]:6.2f}x {c[name][1]:7.0f}" for c in columns]
+        print(f"{name:15} {count:10,} | {' | '.join(cells)}", flush=True)
 
 
-def print_precisions(names: list[str], sizes: list[str], device: str, peaks: dict[tuple[str, str, str], float]) -> None:
-    print(f"{'inference':21} {'':9} | {'ms':>8} {'to fp32':>7} | {'MiB':>7} | {'difference':>10}")
-    for size in sizes:
-        for name in names:
-            found = compare_precisions(name, size, device)
-            for p, (spent, apart) in found.items():
-                times = f"{spent:8.1f} {spent / found['fp32'][0]:6.2f}x"
-                print(f"{size:5} {name:15} {p:9} | {times} | {peaks[p, name, size]:7.0f} | {apart:10.1e}", flush=True)
+def print_precisions(names: list[str], size: str, device: str) -> None:
+    peaks = {p: measure(p, names, size) for p in PRECISIONS}
+    print(f"{size + ', inference':15} {'':9} | {'ms':>8} {'to fp32':>7} | {'MiB':>7} | {'difference':>10}")
+    for name in names:
+        found = compare_precisions(name, size, device)
+        for p, (spent, apart) in found.items():
+            times = f"{spent:8.1f} {spent / found['fp32'][0]:6.2f}x"
+            print(f"{name:15} {p:9} | {times} | {peaks[p][name][1]:7.0f} | {apart:10.1e}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="beside the baseline")
     parser.add_argument("--sizes", nargs="+", choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument("--peak", nargs=3, metavar=("KIND", "NETWORK", "SIZE"), help="print the peak MiB of one case")
+    parser.add_argument("--serve", nargs=3, metavar=("KIND", "NETWORK", "SIZE"), help="do a step for every line read")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if arguments.peak:
-        print(peak(*arguments.peak, device))
+    if arguments.serve:
+        serve(*arguments.serve, device)
         return
     print(hardware(device), flush=True)
     names = [BASELINE, *(name for name in arguments.networks if name != BASELINE)]
-    kinds = ("training", *(PRECISIONS if device == "cuda" else ("fp32",)))
-    # All peaks before any time: a fresh process inherits the high-water mark of the one that starts it.
-    cases = [(kind, name, size) for size in arguments.sizes for name in names for kind in kinds]
-    with ThreadPoolExecutor(2) as pool:
-        peaks = dict(zip(cases, pool.map(lambda case: peak_apart(*case), cases), strict=True))
-    print_networks(names, arguments.sizes, device, peaks)
+    for size in arguments.sizes:
+        print_networks(names, size)
     if device == "cuda":
-        print_precisions(names, arguments.sizes, device, peaks)
+        # Last, for here this process computes: a process on a CPU inherits the high-water mark of its parent.
+        for size in arguments.sizes:
+            print_precisions(names, size, device)
 
 
 if __name__ == "__main__":

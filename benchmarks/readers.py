@@ -35,7 +35,7 @@ from vosforge.networks import DenseReader, KernelReader, TopKReader
 HEIGHT, WIDTH, KEY, VALUE = 30, 54, 128, 512
 FRAMES = (1, 5, 20)
 TOP_K, SIGMA = 50, 7.0
-ROUNDS, PROCESSES, TOLERANCE = 5, 3, 1e-4
+ROUNDS, PROCESSES, TOLERANCE = 7, 3, 1e-4
 
 Read = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Weigh = Callable[[torch.Tensor, int], torch.Tensor]

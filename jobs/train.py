@@ -22,6 +22,7 @@ import tyro
 from vosforge import cluster
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
+from vosforge.networks import preset
 from vosforge.networks.parts import parse
 from vosforge.storage import check_space, check_writable, is_local, local_path
 from vosforge.tracking import Run, default_store
@@ -37,7 +38,7 @@ class Options:
     """Train a network through stages of its curriculum."""
 
     network: str
-    """stm, emn, mivos, kmn or stcn."""
+    """stm, emn, qpm, skn, cfbi+, mivos, kmn or stcn."""
     stages: list[str]
     """Some of images, bl30k and videos, in order."""
     data: list[str]
@@ -119,7 +120,7 @@ def make_plan(options: Options) -> TrainingPlan:
         size=options.size,
         stages=[_adjusted(stage, settings, options.crop) for stage in stages],
         data=options.data,
-        parts=parse(options.parts),
+        parts=parse(options.parts, type(preset(options.network, options.size))),
         seed=options.seed,
         initial=options.initial,
         checkpoint_every=options.checkpoint_every,

@@ -17,7 +17,7 @@ VARIANTS = [
     {"memory_encoder": "key-value", "memory_input": "mask+others"},
     {"memory_encoder": "value", "memory_input": "mask"},
     {"memory_encoder": "value", "memory_input": "mask+scribbles", "siamese": True},
-    {"memory_backbone": "test_efficientnet"},
+    {"memory_backbone": "test_efficientnet", "planes_at": "input"},
     {"planes_at": "stem", "memory_input": "mask+scribbles"},
     {"aspp": "read", "aspp_channels": 12, "aspp_norm": "none", "aspp_pooling": False},
     {"aspp": "read", "aspp_norm": "batch", "decoder": "stcn"},
@@ -29,6 +29,17 @@ VARIANTS = [
     {"padding": "black", "memorise_margin": False, "frozen_batch_norm": True},
     {"memory_policy": "given", "training_objects": "one"},
     {"memory_policy": "every", "siamese": True, "memorise_margin": True},
+    {"aspp": "read", "aspp_output": 20},
+    {"prior": "union", "memory_encoder": "value"},
+    {"prior": "object", "siamese": True, "memorise_margin": True},
+    {"prior": "object", "memory_encoder": "value", "reader": "topk"},
+    {"quality": "own", "prior": "union", "prior_threshold": 2},
+    {"quality": "shared", "prior": "object", "memory_input": "mask"},
+    {"quality": "own", "memory_backbone": "test_efficientnet", "planes_at": "input"},
+    {"quality": "shared", "quality_cells": 5, "memory_policy": "every"},
+    {"reader": "spatial"},
+    {"reader": "spatial", "top_k": 9, "argmax_on": "weights", "renormalise": False, "memorise_margin": True},
+    {"reader": "spatial", "similarity": "l2", "siamese": True, "quality": "shared", "prior": "object"},
 ]
 BACKBONES = [
     {"backbone": "resnet18", "planes_at": "stem"},
@@ -47,14 +58,14 @@ def forward_and_propagation(network, frames, masks) -> tuple[torch.Tensor, torch
     """Probabilities `(T - 1, K + 1, H, W)` by the training forward, and step by step."""
     owner = (masks[0] * torch.arange(1, masks.shape[1] + 1)[:, None, None]).sum(dim=0).long()
     with torch.no_grad():
-        together = network(frames, masks)[0].softmax(dim=1)
+        together = network(frames, masks).logits[0].softmax(dim=1)
     propagator = Propagator(network, memory_every=1)
     steps = [propagator.step(frame, owner if t == 0 else None) for t, frame in enumerate(frames[0])]
     return together, torch.stack(steps[1:])
 
 
 @pytest.mark.parametrize("parts", VARIANTS, ids=named)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+"])
 def test_any_part_fits_any_network(make, clips, name, parts):
     network = make(name, **parts).double()
     frames, masks, _ = clips((33, 47), videos=1, objects=2, dtype=torch.float64)
@@ -75,7 +86,7 @@ def test_any_backbone_fits_any_network(make, clips, name, parts):
 
 
 @pytest.mark.parametrize("aggregation", ["winner-take-all", "none"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+"])
 def test_objects_are_merged_at_test_as_chosen(make, clips, name, aggregation):
     frames, masks, _ = clips((24, 32), videos=1, objects=2, dtype=torch.float64)
     network = make(name, aggregation=aggregation).double()
@@ -91,6 +102,7 @@ def test_objects_are_merged_at_test_as_chosen(make, clips, name, aggregation):
     [
         {"reader": "topk", "top_k": 3},
         {"reader": "kernel"},
+        {"reader": "spatial"},
         {"similarity": "l2"},
         {"scale": None},
         {"rectified_skip": True},
@@ -105,7 +117,7 @@ def test_parts_without_weights_change_what_the_same_weights_answer(make, clips, 
     other.load_state_dict(plain.state_dict())
     frames, masks, _ = clips((33, 47))
     with torch.no_grad():
-        assert (plain(frames, masks) - other(frames, masks)).abs().max() > 1e-4
+        assert (plain(frames, masks).logits - other(frames, masks).logits).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("margin", [False, True])
@@ -113,8 +125,8 @@ def test_scribbles_fit_frames_of_any_size(make, clips, scribble, margin):
     network = make("stm-interactive", memorise_margin=margin)
     frames, masks, valid = clips((33, 47))
     with torch.no_grad():
-        with_scribbles = network(frames, masks, valid, scribble(masks))
-        without = network(frames, masks, valid)
+        with_scribbles = network(frames, masks, valid, scribble(masks)).logits
+        without = network(frames, masks, valid).logits
     assert with_scribbles.shape == (2, 2, 4, 33, 47)
     assert (with_scribbles - without).abs().max() > 1e-3
 
@@ -124,13 +136,16 @@ def test_scribbles_left_out_count_as_none(make, clips, scribble):
     frames, masks, valid = clips((24, 32))
     nothing = torch.zeros_like(scribble(masks))
     with torch.no_grad():
-        assert (network(frames, masks, valid, nothing) == network(frames, masks, valid)).all()
+        assert (network(frames, masks, valid, nothing).logits == network(frames, masks, valid).logits).all()
         drawn = [scribble(masks).to(dtype) for dtype in (torch.float32, torch.uint8, torch.bool)]
-        answers = [network(frames, masks, valid, scribbles) for scribbles in drawn]
+        answers = [network(frames, masks, valid, scribbles).logits for scribbles in drawn]
     assert (answers[0] == answers[1]).all()
     assert (answers[0] == answers[2]).all()
 
 
 def test_networks_differ_in_their_memorys_planes():
-    planes = {name: build(name, "nano").memory_encoder.body.conv1[0].in_channels - 3 for name in NETWORKS}
-    assert planes == {"stm": 2, "stm-interactive": 3, "emn": 1, "mivos": 2, "kmn": 2, "stcn": 2}
+    planes = {}
+    for name in NETWORKS.keys() - {"cfbi+"}:
+        stem = build(name, "nano").memory_encoder.body.conv1
+        planes[name] = stem.planes.in_channels if name == "skn" else stem[0].in_channels - 3
+    assert planes == dict.fromkeys(planes, 2) | {"stm-interactive": 3, "emn": 1}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -10,8 +13,19 @@ from vosforge.clip import Clip
 from vosforge.evaluation import score
 from vosforge.networks import MemoryNetwork
 from vosforge.propagation import Propagator, segment_clip
+from vosforge.training.batches import object_ious
+from vosforge.training.losses import quality_loss
 
-STEPS = {"stm": 150, "stm-interactive": 150, "emn": 300, "mivos": 200, "kmn": 150, "stcn": 220}
+STEPS = {
+    "stm": 150,
+    "stm-interactive": 150,
+    "emn": 300,
+    "qpm": 130,
+    "skn": 200,
+    "mivos": 200,
+    "kmn": 150,
+    "stcn": 220,
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +53,7 @@ def fit(network: MemoryNetwork, clip: Clip, steps: int, scribbles: torch.Tensor 
     frames, truth, first = tensors(clip)
     alone = network.parts.training_objects == "one"
     network.train()
+    torch.manual_seed(0)  # Dropout would else depend on the tests before.
     optimiser = torch.optim.AdamW(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
     for step in range(steps):
@@ -46,8 +61,11 @@ def fit(network: MemoryNetwork, clip: Clip, steps: int, scribbles: torch.Tensor 
         if alone:
             chosen = step % 2
             wanted, given = (truth == chosen + 1).long(), given[:, chosen : chosen + 1]
-        logits = network(frames, given, scribbles=scribbles)
+        logits, scores = network(frames, given, scribbles=scribbles)
         loss = F.cross_entropy(logits.flatten(0, 1), wanted[:, 1:].flatten(0, 1))
+        if scores is not None:
+            valid = torch.ones(given.shape[:2], dtype=torch.bool)
+            loss = loss + quality_loss(scores, logits, wanted[:, 1:], valid)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -60,12 +78,64 @@ def worst_jaccard(truth: np.ndarray, found: np.ndarray) -> float:
     return min(report[k]["J"]["mean"] for k in (1, 2))
 
 
+@pytest.fixture(scope="module")
+def learnt(make, crossing) -> Callable[[str], MemoryNetwork]:
+    """A nano network, by name, that has learnt the clip."""
+
+    @functools.cache
+    def learnt(name: str) -> MemoryNetwork:
+        network = make(name)
+        fit(network, crossing, STEPS[name])
+        return network
+
+    return learnt
+
+
 @pytest.mark.parametrize("name", STEPS)
-def test_nano_learns_one_clip_of_two_objects(make, crossing, name):
-    network = make(name)
-    fit(network, crossing, STEPS[name])
+def test_nano_learns_one_clip_of_two_objects(learnt, crossing, name):
+    network = learnt(name)
     found = segment_clip(Propagator(network, memory_every=1), crossing)
     assert worst_jaccard(crossing.masks, found) > 0.95
+
+
+def moved(masks: torch.Tensor, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Masks `(1, K, H, W)` elsewhere, and their IoU `(1, K)` with where they were."""
+    elsewhere = masks.roll((rows, columns), dims=(2, 3))
+    return elsewhere, (masks * elsewhere).sum((2, 3)) / masks.maximum(elsewhere).sum((2, 3))
+
+
+def test_overfit_network_scores_its_masks_near_their_true_quality(learnt, crossing):
+    network = learnt("qpm")
+    frames, truth, first = tensors(crossing)
+    with torch.no_grad():
+        logits, scores = network(frames, first)
+    ious = object_ious(logits, truth[:, 1:])
+    assert ious.min() > 0.9
+    assert (scores - ious).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("quality", ["own", "shared"])
+def test_quality_head_learns_to_tell_good_masks_from_poor_ones(make, crossing, quality):
+    network = make("qpm", quality=quality).train()
+    frames, truth, _ = tensors(crossing)
+    masks = torch.stack([truth[0] == 1, truth[0] == 2], dim=1).float()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-4)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        far = torch.randint(-14, 15, (4, 2), generator=generator).tolist()
+        pairs = (moved(masks[t : t + 1], *far[t]) for t in range(4))
+        shown, wanted = (torch.cat(kind) for kind in zip(*pairs, strict=True))
+        loss = F.mse_loss(network.assess(frames[0], shown), wanted)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    network.eval()
+    with torch.no_grad():
+        seen = [moved(masks[:1], *offset) for offset in ((0, 0), (4, 0), (0, -5), (7, 0), (0, -9), (10, 0), (14, 0))]
+        scores = torch.cat([network.assess(frames[:, 0], shown) for shown, _ in seen])
+    ious = torch.cat([iou for _, iou in seen])
+    assert np.corrcoef(scores.flatten(), ious.flatten())[0, 1] > 0.8
+    assert (scores[0] > 2 * scores[-1]).all()
 
 
 def thin_lines(clip: Clip) -> torch.Tensor:
@@ -88,7 +158,7 @@ def test_interactive_network_learns_from_scribbles_alone(make, crossing):
     jaccards = []
     for given in (scribbles, None):
         with torch.no_grad():
-            found = network(frames, torch.zeros_like(first), scribbles=given).argmax(dim=2)
+            found = network(frames, torch.zeros_like(first), scribbles=given).logits.argmax(dim=2)
         jaccards.append(worst_jaccard(crossing.masks[1:], found[0].numpy().astype(np.uint8)))
     assert jaccards[0] > 0.95
     assert jaccards[1] < 0.5

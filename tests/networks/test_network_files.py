@@ -7,7 +7,7 @@ import torch
 from vosforge.errors import UserError
 from vosforge.networks import NETWORKS, build, describe, load, load_weights, save
 
-EVERY = pytest.mark.parametrize("name", NETWORKS)
+EVERY = pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+"])
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_saved_network_comes_back_the_same(make, clips, tmp_path, name):
     save(network.eval(), tmp_path / "network.safetensors")
     back = load(tmp_path / "network.safetensors")
     with torch.no_grad():
-        assert (back(*tensors) == network(*tensors)).all()
+        assert (back(*tensors).logits == network(*tensors).logits).all()
     assert not back.training
     assert back.parts == network.parts
     assert describe(tmp_path / "network.safetensors") == back.description == network.description
@@ -41,6 +41,9 @@ def test_saved_network_comes_back_the_same(make, clips, tmp_path, name):
         ("kmn", {"sigma": 3, "top_k": 9, "renormalise": False}),
         ("emn", {"aspp": "none", "frozen_batch_norm": True}),
         ("mivos", {"reader": "dense"}),
+        ("qpm", {"quality": "shared", "quality_cells": 5, "prior": "object", "prior_threshold": 2}),
+        ("stm", {"quality": "own", "quality_activation": "relu", "memory_threshold": 0.5}),
+        ("skn", {"aspp_output": 20, "sigma": 3, "renormalise": True}),
     ],
     ids=str,
 )
@@ -50,7 +53,7 @@ def test_parts_chosen_at_building_come_back_with_the_weights(make, clips, tmp_pa
     back = load(tmp_path / "network.safetensors")
     tensors = clips((24, 32))
     with torch.no_grad():
-        assert (back(*tensors) == network(*tensors)).all()
+        assert (back(*tensors).logits == network(*tensors).logits).all()
     assert (back.parts, back.description) == (network.parts, network.description)
 
 
@@ -64,6 +67,8 @@ def test_parts_chosen_at_building_come_back_with_the_weights(make, clips, tmp_pa
         ("stm", {"reader": "topk", "top_k": 20}, {"reader": "dense"}, ("DenseReader", None)),
         ("kmn", {"sigma": 3}, {"reader": "dense"}, ("DenseReader", None)),
         ("kmn", {}, {"top_k": 5}, ("KernelReader", None)),
+        ("skn", {}, {"reader": "kernel"}, ("KernelReader", None)),
+        ("kmn", {"sigma": 3}, {"reader": "spatial"}, ("SpatialReader", None)),
     ],
     ids=str,
 )
@@ -112,6 +117,9 @@ def test_unknown_parts_are_refused_at_loading(stm_file):
         ({"memory_encoder": "value"}, r"missing \['fusion.*unexpected \['memory_head"),
         ({"decoder": "stcn"}, "unexpected .*decoder"),
         ({"aspp": "read"}, "missing .*context"),
+        ({"prior": "union"}, r"missing \['enhancement"),
+        ({"quality": "shared"}, r"missing \['quality_head"),
+        ({"quality": "own"}, r"missing .*0 unexpected"),
         ({"memory_input": "mask"}, "0 missing .*0 unexpected .*1 of another shape .*memory_encoder"),
     ],
     ids=str,

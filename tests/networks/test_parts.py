@@ -13,7 +13,7 @@ from vosforge.networks.parts import choose, parse
 @pytest.mark.parametrize(
     ("arguments", "parts", "message"),
     [
-        (("sam",), {}, r"unknown network 'sam'; valid: stm, stm-interactive, emn, mivos, kmn, stcn"),
+        (("sam",), {}, r"unknown network 'sam'; valid: stm, stm-interactive, emn, qpm, skn, cfbi\+, mivos, kmn, stcn"),
         (("stm", "huge"), {}, r"unknown size 'huge' .*valid: nano, small, paper"),
         (("stm", "nano"), {"readr": "dense"}, r"unknown part 'readr'; valid: backbone, .*reader"),
         (("stm", "nano"), {"backbone": "resnet51"}, r"backbone 'resnet51'.*near names: .*resnet"),
@@ -38,8 +38,11 @@ LITERALS = {
     "memory_encoder": "key-value, value",
     "memory_input": "mask, mask+others, mask+scribbles",
     "planes_at": "input, stem",
+    "prior": "none, union, object",
+    "quality": "none, own, shared",
+    "quality_activation": "sigmoid, relu",
     "correlation": "depthwise, full",
-    "reader": "dense, topk, kernel",
+    "reader": "dense, topk, kernel, spatial",
     "similarity": "dot, l2",
     "scale": "sqrt",
     "argmax_on": "affinity, weights",
@@ -86,6 +89,12 @@ def test_unknown_values_are_refused_with_the_valid_ones(part, valid, wrong):
         ({"aspp": "read", "aspp_dropout": float("nan")}, "dropout"),
         ({"aspp": "read", "aspp_dilations": ()}, r"dilations of at least 1 .*found \(\)"),
         ({"aspp": "read", "aspp_dilations": (0, 2)}, r"dilations of at least 1 .*found \(0, 2\)"),
+        ({"quality": "own", "quality_channels": 0}, "quality_channels must be at least 1, found 0"),
+        ({"quality": "own", "quality_cells": 0}, "quality_cells must be at least 1, found 0"),
+        ({"quality": "own", "memory_threshold": "0.7"}, "memory_threshold must be float, found '0.7'"),
+        ({"aspp": "read", "aspp_output": 0}, "aspp_output must be at least 1, found 0"),
+        ({"aspp": "read", "aspp_output": 2.5}, r"aspp_output must be int \| None, found 2.5"),
+        ({"reader": "spatial", "sigma": 0}, "sigma must be above 0, found 0"),
         ({"strides": (4, 16)}, r"strides: expected each twice the one before, .*found \(4, 16\)"),
         ({"strides": (8, 4)}, r"strides: expected each twice the one before, .*found \(8, 4\)"),
         ({"strides": ()}, r"strides: expected .*found \(\)"),
@@ -100,26 +109,31 @@ def test_wrong_types_and_impossible_numbers_are_refused(parts, message):
 @pytest.mark.parametrize(
     ("parts", "way_out"),
     [
-        ({"top_k": 20}, "reader='topk' or reader='kernel'"),
-        ({"reader": "topk", "sigma": 3}, "reader='kernel'"),
-        ({"argmax_on": "weights"}, "reader='kernel'"),
-        ({"renormalise": False}, "reader='kernel'"),
+        ({"top_k": 20}, "reader='topk' or reader='kernel' or reader='spatial'"),
+        ({"reader": "topk", "sigma": 3}, "reader='kernel' or reader='spatial'"),
+        ({"argmax_on": "weights"}, "reader='kernel' or reader='spatial'"),
+        ({"renormalise": False}, "reader='kernel' or reader='spatial'"),
         ({"correlation": "full"}, "siamese=True"),
         ({"aspp_norm": "none"}, "aspp='read' or aspp='decoder'"),
         ({"aspp_dilations": (1, 2)}, "aspp='read' or aspp='decoder'"),
         ({"aspp_pooling": False}, "aspp='read' or aspp='decoder'"),
         ({"aspp_dropout": 0.5}, "aspp='read' or aspp='decoder'"),
+        ({"quality_channels": 8}, "quality='own' or quality='shared'"),
+        ({"quality_cells": 4}, "quality='own' or quality='shared'"),
+        ({"quality_activation": "relu"}, "quality='own' or quality='shared'"),
+        ({"memory_threshold": 0.5}, "quality='own' or quality='shared'"),
+        ({"prior_threshold": 0.5, "prior": "union"}, "quality='own' or quality='shared'"),
     ],
     ids=str,
 )
 def test_parts_without_effect_are_refused_with_the_way_out(parts, way_out):
-    part = next(part for part in parts if part != "reader")
+    part = next(part for part in parts if part not in ("reader", "prior"))
     with pytest.raises(UserError, match=rf"{part}=.* has no effect with .*; choose {way_out}, or leave it out"):
         build("stm", "nano", **parts)
 
 
 def test_parts_of_the_preset_may_be_named_again():
-    for name in NETWORKS:
+    for name in NETWORKS.keys() - {"cfbi+"}:
         own = dataclasses.asdict(preset(name, "nano"))
         assert build(name, "nano", **own).parts == preset(name, "nano")
 
@@ -148,6 +162,11 @@ def test_whole_numbers_and_lists_take_their_parts_type():
         ("backbone=resnet18", {"backbone": "resnet18"}),
         ("strides=4,8", {"strides": (4, 8)}),
         ("strides=8", {"strides": (8,)}),
+        ("reader=spatial", {"reader": "spatial"}),
+        ("quality=none", {"quality": "none"}),
+        ("prior=object", {"prior": "object"}),
+        ("memory_threshold=1", {"memory_threshold": 1.0}),
+        ("aspp_output=none", {"aspp_output": None}),
         ("aspp_dilations=1,2,4,8", {"aspp_dilations": (1, 2, 4, 8)}),
     ],
 )
@@ -170,9 +189,9 @@ def test_words_build_what_they_say():
         ("reader", "expected PART=VALUE, e.g. reader=kernel, found 'reader'"),
         ("readr=dense", "unknown part 'readr'; valid: backbone, "),
         ("=3", "unknown part ''; valid: backbone, "),
-        ("reader=sparse", "unknown reader 'sparse'; valid: dense, topk, kernel"),
-        ("reader=", "unknown reader ''; valid: dense, topk, kernel"),
-        ("reader=none", "unknown reader 'none'; valid: dense, topk, kernel"),
+        ("reader=sparse", "unknown reader 'sparse'; valid: dense, topk, kernel, spatial"),
+        ("reader=", "unknown reader ''; valid: dense, topk, kernel, spatial"),
+        ("reader=none", "unknown reader 'none'; valid: dense, topk, kernel, spatial"),
         ("siamese=1", "siamese must be bool, found '1'"),
         ("top_k=1.5", r"top_k must be int \| None, found '1.5'"),
         ("strides=4;8", r"strides must be tuple\[int, \.\.\.\], found '4;8'"),
@@ -186,11 +205,11 @@ def test_words_that_name_no_part_or_value_are_refused(word, message):
 
 def test_every_network_comes_in_every_size():
     assert all(tuple(sizes) == SIZES for sizes in NETWORKS.values())
-    for name in NETWORKS:
+    for name in NETWORKS.keys() - {"cfbi+"}:
         nano, paper = preset(name, "nano"), preset(name, "paper")
         assert (nano.backbone, nano.strides, paper.backbone, paper.strides) == (
             "test_resnet",
             (4, 8),
-            "resnet50",
+            "resnest101e" if name == "skn" else "resnet50",
             (4, 8, 16),
         )

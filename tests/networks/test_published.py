@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,13 +17,25 @@ import torch
 import torch.nn.functional as F
 
 from vosforge.errors import UserError
-from vosforge.networks import DenseReader, KernelReader, TopKReader, from_published, load, save
+from vosforge.networks import (
+    DenseReader,
+    KernelReader,
+    MemoryNetwork,
+    Query,
+    TopKReader,
+    from_published,
+    load,
+    save,
+    soft_aggregate,
+)
+from vosforge.networks.space_time import make_reader
 from vosforge.propagation import Propagator
 
 KEYS = {
     "stm": "stm_weights_published_keys.tsv",
     "mivos": "mivos_propagation_published_keys.tsv",
     "stcn": "stcn_keys.tsv",
+    "qdmn": "qdmn_keys.tsv",
     "skn-baseline": "skn_baseline_resnest101_keys.tsv",
 }
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-6)])
@@ -32,7 +46,7 @@ def checkpoint(formulas: ModuleType, golden: Callable) -> Callable[..., dict[str
     """The published names of a source with their values by formula."""
 
     def make(source: str, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-        rule = formulas.sine_weight if source == "skn-baseline" else formulas.weight
+        rule = formulas.sine_weight if source in ("qdmn", "skn-baseline") else formulas.weight
         shapes = golden(KEYS[source])
         return {
             name: torch.from_numpy(np.asarray(rule(name.removeprefix("module."), shape))).to(dtype)
@@ -63,16 +77,20 @@ def test_clips_are_segmented_as_by_the_published_code(source, parts, dtype, tole
     assert not differing.any() or (top[1] - top[0])[differing].max() < 2 * tolerance
 
 
+def sine_clip(formulas: ModuleType, height: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Memory and query frame `(1, 3, H, W)`, and the memory's two objects `(1, 2, H, W)`, of the `sine_` files."""
+    first, second = (torch.from_numpy(formulas.sine_image(height, width, seed)).to(dtype) for seed in (0.0, 0.6))
+    ids = formulas.sine_masks(height, width)
+    return first[None], second[None], torch.from_numpy(np.stack([ids == 1, ids == 2])).to(dtype)[None]
+
+
 @PRECISIONS
 def test_skn_baseline_answers_as_the_public_one(dtype, tolerance, checkpoint, formulas, golden):
     expected = golden("sine_skn_baseline_resnest101.npz")
     network = from_published("skn-baseline", checkpoint("skn-baseline", dtype))
-    frames = np.stack([formulas.sine_image(90, 124, seed) for seed in (0.0, 0.6)])
-    ids = formulas.sine_masks(90, 124)
-    masks = torch.from_numpy(np.stack([ids == 1, ids == 2])).to(dtype)
+    first, second, masks = sine_clip(formulas, 90, 124, dtype)
     with torch.inference_mode():
-        first, second = torch.from_numpy(frames).to(dtype)[:, None]
-        key, value = network.encode_memory(first, masks[None])
+        key, value = network.encode_memory(first, masks)
         query = network.encode_query(second)
         logits = network.segment(query, key[:, :, :, None], value[:, :, :, None])[0]
     assert np.abs(key[0].numpy() - expected["key"]).max() < tolerance
@@ -82,8 +100,94 @@ def test_skn_baseline_answers_as_the_public_one(dtype, tolerance, checkpoint, fo
     )
     # Answers are stored in float32, whose spacing at the logits' size of 10 is 1e-6.
     assert np.abs(logits.numpy() - expected["logit"]).max() < max(tolerance, 3e-6)
+    frames, ids = torch.cat([first, second]).numpy(), formulas.sine_masks(90, 124)
     found = propagated(network, frames, ids[None])[:, 1]
     assert np.abs(found - expected["prob"]).max() < tolerance
+
+
+class Remembered(NamedTuple):
+    """The public network of QPM's authors after two frames: itself, its weights, and what it knows of them."""
+
+    tolerance: float
+    network: MemoryNetwork
+    weights: dict[str, torch.Tensor]
+    aggregated: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    query: Query
+
+
+@pytest.fixture(scope="module", params=[(torch.float32, 1e-4), (torch.float64, 1e-6)], ids=["float32", "float64"])
+def qdmn(request, checkpoint, formulas) -> Remembered:
+    dtype, tolerance = request.param
+    weights = checkpoint("qdmn", dtype)
+    network = from_published("qdmn", weights)
+    first, second, masks = sine_clip(formulas, 96, 128, dtype)
+    with torch.inference_mode():
+        aggregated = soft_aggregate(masks).softmax(dim=1)
+        key, value = network.encode_memory(first, aggregated[:, 1:])
+        query = network.encode_query(second, previous=aggregated[:, 1:])
+    return Remembered(tolerance, network, weights, aggregated, key, value, query)
+
+
+def test_qdmn_remembers_as_the_public_code_does(qdmn, golden):
+    expected = golden("sine_qdmn.npz")
+    found = {
+        "agg0": qdmn.aggregated[0, :, ::8, ::8],
+        "key": qdmn.key[0],
+        "value_stats": torch.stack([qdmn.value.mean(), qdmn.value.std()]),
+    }
+    assert {k: v.shape for k, v in found.items()} == {k: expected[k].shape for k in found}
+    assert max(np.abs(v.numpy() - expected[k]).max() for k, v in found.items()) < qdmn.tolerance
+
+
+def test_qdmn_enhances_the_query_as_the_public_code_does(qdmn, golden):
+    features, masks = qdmn.query.features, qdmn.aggregated[:, 1:].amax(dim=1, keepdim=True)
+    with torch.inference_mode():
+        cells = F.interpolate(masks, features.shape[-2:], mode="bilinear", align_corners=False)
+        gate = qdmn.network.enhancement.gate(features, cells)
+        key, value = qdmn.network.query_head(features * gate)
+    assert np.abs(gate.numpy() - golden("sine_qdmn.npz")["prior_gate"]).max() < qdmn.tolerance
+    assert (qdmn.query.key[:, 0] - key).abs().max() < 1e-6
+    assert (qdmn.query.value[:, 0] - value).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("full", {"reader": "dense"}),
+        ("top50", {"reader": "topk", "top_k": 50}),
+        ("top20", {"reader": "topk", "top_k": 20}),
+        ("km5.6_top50", {"reader": "kernel", "sigma": 5.6, "top_k": 50}),
+        ("km7_full", {"reader": "kernel", "sigma": 7.0, "top_k": None}),
+    ],
+)
+def test_qdmn_reads_and_segments_as_the_public_code_does(qdmn, golden, name, parts):
+    expected, network = golden("sine_qdmn.npz"), qdmn.network
+    network.reader = make_reader(replace(network.parts, **parts))
+    # The memory holds the frame, and the frame moved by one column.
+    memory = (torch.stack([x, x.roll(1, dims=-1)], dim=3) for x in (qdmn.key, qdmn.value))
+    with torch.inference_mode():
+        read = network.read(qdmn.query, *memory)
+        own = network.decode(qdmn.query, read).sigmoid()
+        found = {
+            f"read_{name}": read[0, 0, :8],
+            f"sig_{name}": own[0, :, ::4, ::4],
+            f"agg_{name}": soft_aggregate(own).softmax(dim=1)[0, :, ::4, ::4],
+        }
+    assert {k: v.shape for k, v in found.items()} == {k: expected[k].shape for k in found}
+    assert max(np.abs(v.numpy() - expected[k]).max() for k, v in found.items()) < qdmn.tolerance
+
+
+def test_all_of_qdmn_is_taken(qdmn):
+    own = {
+        name: w for name, w in qdmn.network.state_dict().items() if not name.endswith(("encoder.mean", "encoder.std"))
+    }
+    # Biases of convolutions before a norm are folded into it.
+    folded = [n for n in qdmn.weights if re.search(r"rgb_encoder.*(conv\d|downsample\.0)\.bias$", n)]
+    assert len(qdmn.weights) == 690
+    assert len(own) + len(folded) == 690
+    assert sum(w.numel() for w in own.values()) == sum(w.numel() for n, w in qdmn.weights.items() if n not in folded)
 
 
 # These answers were computed in float32, which is off by 2e-6.
@@ -224,9 +328,17 @@ def test_result_is_saved_and_loaded_as_any_network(checkpoint, tmp_path):
     assert all((back[name] == weight).all() for name, weight in network.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["pth", "wrapped", "safetensors", "arrays"])
-def test_checkpoints_come_as_files_or_names_and_values(kind, checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def stm(checkpoint) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """STM's weights under their published names, and under ours when taken from names without prefix."""
     weights = checkpoint("stm")
+    bare = from_published("stm", {name.removeprefix("module."): weight for name, weight in weights.items()})
+    return weights, bare.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["pth", "wrapped", "safetensors", "arrays"])
+def test_checkpoints_come_as_files_or_names_and_values(kind, stm, tmp_path):
+    weights, expected = stm
     path = tmp_path / ("stm.safetensors" if kind == "safetensors" else "stm.pth")
     if kind == "safetensors":
         safetensors.torch.save_file(weights, path)
@@ -234,8 +346,7 @@ def test_checkpoints_come_as_files_or_names_and_values(kind, checkpoint, tmp_pat
         torch.save({"state_dict": weights, "epoch": 3} if kind == "wrapped" else weights, path)
     given: Any = {name: weight.numpy() for name, weight in weights.items()} if kind == "arrays" else path
     network = from_published("stm", given)
-    bare = from_published("stm", {name.removeprefix("module."): weight for name, weight in weights.items()})
-    assert all((bare.state_dict()[name] == weight).all() for name, weight in network.state_dict().items())
+    assert all((expected[name] == weight).all() for name, weight in network.state_dict().items())
 
 
 def test_all_that_does_not_fit_is_one_error(checkpoint):
@@ -260,7 +371,7 @@ def test_batch_norms_counters_may_be_missing(checkpoint):
 
 
 def test_unknown_sources_and_parts_are_refused(checkpoint):
-    with pytest.raises(UserError, match="unknown source of weights 'sam'; valid: stm, mivos, stcn, skn-baseline"):
+    with pytest.raises(UserError, match=r"unknown source of weights 'sam'; valid: stm, mivos, stcn, qdmn, cfbi"):
         from_published("sam", {})
     with pytest.raises(UserError, match="unknown part 'topk'"):
         from_published("mivos", checkpoint("mivos"), topk=20)

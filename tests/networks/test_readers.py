@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vosforge.errors import UserError
-from vosforge.networks import DenseReader, KernelReader, TopKReader, readers
+from vosforge.networks import DenseReader, KernelReader, SpatialReader, TopKReader, readers
 
 SHAPES = pytest.mark.parametrize(("batch", "frames", "height", "width"), [(1, 1, 3, 4), (2, 4, 5, 7)])
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
@@ -20,6 +20,7 @@ MAKERS = {
     "kernel-topk": lambda **affinity: KernelReader(2.0, top_k=5, **affinity),
     "kernel-weights": lambda **affinity: KernelReader(2.0, argmax_on="weights", **affinity),
     "kernel-products": lambda **affinity: KernelReader(2.0, renormalise=False, **affinity),
+    "spatial": lambda **affinity: SpatialReader(2.0, **affinity),
     "kernel-products-topk": lambda **affinity: KernelReader(2.0, top_k=5, renormalise=False, **affinity),
 }
 EVERY = pytest.mark.parametrize("reader", MAKERS)
@@ -178,12 +179,15 @@ def test_half_precision_is_read_in_half_precision(reader, dtype):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TopKReader(0), "k must be at least 1, found 0"),
-        (lambda: TopKReader(-3), "k must be at least 1, found -3"),
-        (lambda: KernelReader(0.0), "sigma must be above 0, found 0.0"),
-        (lambda: KernelReader(-1.0), "sigma must be above 0, found -1.0"),
-        (lambda: KernelReader(float("nan")), "sigma must be above 0, found nan"),
-        (lambda: KernelReader(7.0, top_k=0), "top_k must be at least 1 or None, found 0"),
+        (lambda: TopKReader(0), "k must be a whole number of at least 1, found 0"),
+        (lambda: TopKReader(-3), "k must be a whole number of at least 1, found -3"),
+        (lambda: KernelReader(0.0), "sigma must be a number above 0, found 0.0"),
+        (lambda: KernelReader(-1.0), "sigma must be a number above 0, found -1.0"),
+        (lambda: KernelReader(float("nan")), "sigma must be a number above 0, found nan"),
+        (lambda: KernelReader(7.0, top_k=0), "top_k must be a whole number of at least 1 or None, found 0"),
+        (lambda: SpatialReader(0.0), "sigma must be a number above 0, found 0.0"),
+        (lambda: SpatialReader(top_k=0), "top_k must be a whole number of at least 1 or None, found 0"),
+        (lambda: SpatialReader(argmax_on="keys"), "unknown argmax_on 'keys'; valid: affinity, weights"),
         (lambda: KernelReader(7.0, argmax_on="keys"), "unknown argmax_on 'keys'; valid: affinity, weights"),
     ],
 )

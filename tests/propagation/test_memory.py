@@ -7,13 +7,15 @@ from vosforge.errors import UserError
 from vosforge.propagation import MemoryBank
 
 
-def fill(bank: MemoryBank, frames: range, permanent: tuple[int, ...] = (0,)) -> list[list[int]]:
-    """What is held after each frame that the bank wants; key and value carry the frame's number."""
+def fill(
+    bank: MemoryBank, frames: range, permanent: tuple[int, ...] = (0,), poor: tuple[int, ...] = ()
+) -> list[list[int]]:
+    """What is held after each frame; key and value carry the frame's number, and poor frames shall not last."""
     held = []
     for t in frames:
         if bank.wants(t, t in permanent):
             key, value = torch.full((2, 3, 4, 5), float(t)), torch.full((2, 6, 4, 5), float(t))
-            bank.add(t, key, value, permanent=t in permanent)
+            bank.add(t, (key, value), permanent=t in permanent, lasting=t not in poor)
         held.append(bank.frames)
     return held
 
@@ -95,10 +97,34 @@ def test_read_stacks_what_is_held_in_time():
 def test_key_that_objects_share_is_held_once():
     bank = MemoryBank(every=1)
     for t in range(3):
-        bank.add(t, torch.zeros(1, 3, 4, 5), torch.zeros(2, 6, 4, 5), permanent=t == 0)
+        bank.add(t, (torch.zeros(1, 3, 4, 5), torch.zeros(2, 6, 4, 5)), permanent=t == 0)
     key, value = bank.read()
     assert (key.shape, value.shape) == ((1, 1, 3, 3, 4, 5), (1, 2, 6, 3, 4, 5))
     assert bank.bytes == 3 * (3 + 2 * 6) * 20 * 4
+
+
+def test_poor_frames_are_held_as_the_previous_one_and_no_longer():
+    held = fill(MemoryBank(every=2), range(8), poor=(2, 3, 6))
+    assert held == [[0], [0, 1], [0, 2], [0, 3], [0, 4], [0, 4, 5], [0, 4, 6], [0, 4, 7]]
+
+
+def test_given_frames_stay_however_poor_they_are():
+    assert fill(MemoryBank(every=2), range(6), permanent=(0, 3), poor=(0, 3, 4))[-1] == [0, 2, 3, 5]
+
+
+def test_poor_frames_take_no_place_in_the_budget():
+    bank = MemoryBank(every=1, budget=3)
+    assert fill(bank, range(6), poor=(2, 3, 4))[-1] == [0, 1, 5]
+    assert bank.evicted == []
+
+
+def test_any_number_of_tensors_is_remembered_together():
+    bank = MemoryBank(every=1)
+    for t in range(2):
+        bank.add(t, (torch.full((2, 3, 4, 5), t), torch.full((1, 7, 4, 5), t), torch.full((2, 1, 8, 9), t)), t == 0)
+    shapes = [(1, 2, 3, 2, 4, 5), (1, 1, 7, 2, 4, 5), (1, 2, 1, 2, 8, 9)]
+    assert [tuple(kind.shape) for kind in bank.read()] == shapes
+    assert all(kind[0, 0, 0, :, 0, 0].tolist() == [0, 1] for kind in bank.read())
 
 
 @pytest.mark.parametrize(("every", "budget"), [(0, None), (5, 1), (5, 0)])

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vosforge.clip import Clip
-from vosforge.training.batches import make_batch, mean_jaccard
-from vosforge.training.losses import cross_entropy
+from vosforge.training.batches import make_batch, mean_jaccard, object_ious
+from vosforge.training.losses import cross_entropy, quality_loss
 
 
 def clip(objects: int) -> Clip:
@@ -41,3 +41,57 @@ def test_cross_entropy_over_the_hardest_share_counts_the_worst_pixels_only():
     assert cross_entropy(logits, masks, share=0.1) == pytest.approx(float(worst))
     plain = torch.nn.functional.cross_entropy(logits[0], masks[0])
     assert cross_entropy(logits, masks) == pytest.approx(float(plain))
+
+
+def scored(objects: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random scores `(2, 2, K)`, logits `(2, 2, K + 1, 6, 7)` and masks `(2, 2, 6, 7)`."""
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(2, 2, objects, generator=generator, requires_grad=True)
+    logits = torch.randn(2, 2, objects + 1, 6, 7, generator=generator, requires_grad=True)
+    return scores, logits, torch.randint(0, objects + 1, (2, 2, 6, 7), generator=generator)
+
+
+def plain_ious(logits: torch.Tensor, masks: torch.Tensor) -> np.ndarray:
+    """IoU of every object of every frame, one after the other."""
+    found, truth = logits.argmax(dim=2).numpy(), masks.numpy()
+    ious = np.ones((*found.shape[:2], logits.shape[2] - 1))
+    for b, t, k in np.ndindex(ious.shape):
+        a, c = found[b, t] == k + 1, truth[b, t] == k + 1
+        if (a | c).any():
+            ious[b, t, k] = (a & c).sum() / (a | c).sum()
+    return ious
+
+
+def test_ious_are_those_of_the_most_probable_pixels_and_1_where_both_are_empty():
+    _, logits, masks = scored()
+    logits = logits.detach()
+    logits[0, 1, 2], masks[0, 1] = -100.0, masks[0, 1].where(masks[0, 1] != 2, 0)
+    ious = object_ious(logits, masks)
+    assert ious[0, 1, 1] == 1
+    assert 0 < ious.median() < 0.5
+    assert np.abs(ious.numpy() - plain_ious(logits, masks)).max() < 1e-6
+
+
+@pytest.mark.parametrize("valid", [[[1, 1, 1], [1, 1, 1]], [[1, 0, 1], [0, 0, 1]], [[0, 0, 0], [1, 0, 0]]], ids=str)
+def test_quality_loss_is_the_squared_error_of_the_objects_there_are(valid):
+    scores, logits, masks = scored()
+    there = torch.tensor(valid, dtype=torch.bool)
+    loss = quality_loss(scores, logits, masks, there)
+    ious = plain_ious(logits.detach(), masks)
+    errors = (scores.detach().numpy() - ious) ** 2
+    errors = [errors[b, t, k] for b, t, k in np.ndindex(errors.shape) if valid[b][k]]
+    assert float(loss.detach()) == pytest.approx(np.mean(errors), rel=1e-5)
+    loss.backward()
+    assert logits.grad is None
+    assert ((scores.grad != 0).any(dim=1) == there).all()
+
+
+def test_quality_of_right_scores_costs_nothing():
+    _, logits, masks = scored()
+    assert quality_loss(object_ious(logits, masks), logits, masks, torch.ones(2, 3, dtype=torch.bool)) == 0
+
+
+def test_quality_loss_of_clips_without_objects_is_nothing():
+    scores, logits, masks = scored()
+    loss = quality_loss(scores, logits, masks, torch.zeros(2, 3, dtype=torch.bool))
+    assert float(loss.detach()) == 0

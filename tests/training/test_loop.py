@@ -3,15 +3,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from vosforge.clip import Clip
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
-from vosforge.training import loop
+from vosforge.networks import MemoryNetwork, build
+from vosforge.training import curricula, loop
+from vosforge.training.batches import Batch, make_batch
 from vosforge.training.checkpoints import Position, load_checkpoint
-from vosforge.training.loop import Diverged, fit_locally
+from vosforge.training.curricula import Stage
+from vosforge.training.loop import Diverged, fit_locally, make_optimizer, train_step
+from vosforge.training.losses import cross_entropy, quality_loss
 from vosforge.training.plan import claim_run
 
 
@@ -141,3 +147,48 @@ def test_missing_initial_network_is_one_error(make_plan, tmp_path):
 def test_remote_storage_is_refused_without_ray(make_plan):
     with pytest.raises(UserError, match="leave --local out"):
         fit_locally(make_plan(), "s3://bucket/runs", lambda metrics: None)
+
+
+def moving_boxes(seed: int, objects: int = 2) -> Clip:
+    """Boxes of one colour each, on noise, both there from the start."""
+    rng = np.random.default_rng(seed)
+    frames = rng.integers(0, 256, (3, 48, 64, 3), dtype=np.uint8) // 2
+    masks = np.zeros((3, 48, 64), np.uint8)
+    for k in range(objects):
+        colour, (dy, dx), (height, width) = rng.integers(0, 256, 3), rng.integers(-4, 5, 2), rng.integers(8, 20, 2)
+        top, left = 10 + rng.integers(0, 12), 8 + 28 * k + rng.integers(0, 6)
+        for t in range(3):
+            area = np.s_[t, max(0, top + t * dy) : top + t * dy + height, max(0, left + t * dx) : left + t * dx + width]
+            frames[area], masks[area] = colour, k + 1
+    return Clip(str(seed), frames, masks)
+
+
+def stage_of(name: str, **changes: object) -> Stage:
+    return replace(curricula.stages(name, "nano", ["videos"])[0], **changes)
+
+
+def losses(network: MemoryNetwork, batch: Batch) -> tuple[float, float]:
+    """Segmentation and quality, as the network is now."""
+    with torch.no_grad():
+        logits, scores = network(batch.frames, batch.first_masks, batch.valid)
+    truth = batch.masks[:, 1:]
+    return float(cross_entropy(logits, truth)), float(quality_loss(scores, logits, truth, batch.valid))
+
+
+@pytest.mark.parametrize("quality", ["own", "shared"])
+def test_steps_of_a_network_that_assesses_lower_both_losses(quality):
+    torch.manual_seed(0)
+    network = build("qpm", "nano", quality=quality).train()
+    stage = stage_of("qpm", steps=10, learning_rate=5e-4, warm_up=0, power=0.0)
+    optimizer = make_optimizer(stage, network)
+    batch = make_batch([moving_boxes(0), moving_boxes(1, objects=1)])
+    before = losses(network, batch)
+    first, _ = train_step(network, network, optimizer, batch, stage, 0)
+    # Scores are worth as much as pixels (QPM, 3.1).
+    assert first == pytest.approx(sum(before), rel=1e-4)
+    # Not many steps: soon masks improve faster than a head can follow that has learnt how poor they were.
+    for step in range(1, 10):
+        train_step(network, network, optimizer, batch, stage, step)
+    after = losses(network, batch)
+    assert after[0] < before[0] / 2
+    assert after[1] < before[1] / 2

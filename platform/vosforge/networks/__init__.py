@@ -4,11 +4,11 @@
 """
 
 from vosforge.networks.aggregation import aggregate, soft_aggregate
-from vosforge.networks.base import MemoryNetwork, Query
+from vosforge.networks.base import MemoryNetwork, Prediction, Query
 from vosforge.networks.building import NETWORKS, SIZES, build, describe, load, load_weights, preset, save
 from vosforge.networks.parts import Parts
 from vosforge.networks.published import from_published
-from vosforge.networks.readers import DenseReader, KernelReader, TopKReader
+from vosforge.networks.readers import DenseReader, KernelReader, SpatialReader, TopKReader
 
 __all__ = [
     "NETWORKS",
@@ -17,7 +17,9 @@ __all__ = [
     "KernelReader",
     "MemoryNetwork",
     "Parts",
+    "Prediction",
     "Query",
+    "SpatialReader",
     "TopKReader",
     "aggregate",
     "build",

@@ -61,13 +61,12 @@ def soft_aggregate(probabilities: torch.Tensor, valid: torch.Tensor | None = Non
     # In half precision 1 - 1e-7 rounds to 1, whose logit is infinite.
     if probabilities.dtype in (torch.float16, torch.bfloat16):
         probabilities = probabilities.float()
-    background = (1 - probabilities).prod(dim=1, keepdim=True)
-    if valid is not None:
-        absent = ~valid[:, :, None, None]
-        background = (1 - probabilities.masked_fill(absent, 0.0)).prod(dim=1, keepdim=True)
+    absent = None if valid is None else ~valid[:, :, None, None]
+    present = probabilities if absent is None else probabilities.masked_fill(absent, 0.0)
+    background = (1 - present).prod(dim=1, keepdim=True)
     clamped = torch.cat([background, probabilities], dim=1).clamp(_CLAMP, 1 - _CLAMP)
     logits = torch.log(clamped / (1 - clamped))
-    if valid is not None:
+    if absent is not None:
         objects = logits[:, 1:].masked_fill(absent, float("-inf"))
         logits = torch.cat([logits[:, :1], objects], dim=1)
     return logits

@@ -15,6 +15,7 @@ from vosforge.errors import UserError
 from vosforge.networks.aggregation import aggregate, soft_aggregate
 from vosforge.networks.encoders import IMAGENET_MEAN
 from vosforge.networks.parts import Parts
+from vosforge.networks.quality import relative
 
 
 class Query(NamedTuple):
@@ -26,6 +27,7 @@ class Query(NamedTuple):
         features: `(B, C, h, w)`, the frame's coarsest feature map.
         skips: the frame's finer feature maps, fine to coarse, the last `(B, C', 2h, 2w)`.
         size: (H, W) of the frame before padding.
+        previous: `(B, K, h, w)` mean of each object's mask in the frame before, for readers that ask where it was.
     """
 
     key: torch.Tensor
@@ -33,23 +35,38 @@ class Query(NamedTuple):
     features: torch.Tensor
     skips: tuple[torch.Tensor, ...]
     size: tuple[int, int]
+    previous: torch.Tensor | None = None
 
     def of(self, objects: Sequence[int]) -> Query:
         """The query for some of the objects, by their position."""
-        if self.key.shape[1] == 1:
-            return self
         columns = list(objects)
-        return self._replace(key=self.key[:, columns], value=self.value[:, columns])
+        previous = None if self.previous is None else self.previous[:, columns]
+        if self.key.shape[1] == 1:
+            return self._replace(previous=previous)
+        return self._replace(key=self.key[:, columns], value=self.value[:, columns], previous=previous)
+
+
+class Prediction(NamedTuple):
+    """What a training step sees of a clip.
+
+    Attributes:
+        logits: `(B, T - 1, K + 1, H, W)` for frames 1 to T - 1, background first.
+        scores: `(B, T - 1, K)` assessed quality of each object's mask there; None for networks that assess none.
+    """
+
+    logits: torch.Tensor
+    scores: torch.Tensor | None = None
 
 
 class MemoryNetwork(nn.Module, ABC):
     """A space-time memory network: its per-frame functions, which a network provides, and what follows from them.
 
     * `encode_target(frames, masks) -> targets`, what is kept of an object from the frame where its mask was given
-    * `encode_query(frames, targets) -> Query`
+    * `encode_query(frames, targets, previous, prior) -> Query`
     * `encode_memory(frames, masks) -> (key, value)`
     * `read(query, memory_key, memory_value) -> (B, K, C, h, w)`
     * `decode(query, read) -> (B, K, H, W)` foreground logits
+    * `assess(frames, masks) -> (B, K)`, how good the masks are
 
     Frames of any size are padded to the stride inside and predictions cropped back.
 
@@ -58,6 +75,8 @@ class MemoryNetwork(nn.Module, ABC):
     """
 
     description: dict[str, Any]
+    # Whether objects are decoded together, background and all, so that `decode` gives K + 1 logits.
+    joint = False
 
     def __init__(self, parts: Parts):
         super().__init__()
@@ -72,8 +91,21 @@ class MemoryNetwork(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def encode_query(self, frames: torch.Tensor, targets: torch.Tensor | None = None) -> Query:
-        """Encode `(B, 3, H, W)` frames in [0, 1] that shall be segmented; targets as `encode_target` made them."""
+    def encode_query(
+        self,
+        frames: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
+        prior: torch.Tensor | None = None,
+    ) -> Query:
+        """Encode frames that shall be segmented.
+
+        Args:
+            frames: `(B, 3, H, W)` in [0, 1].
+            targets: as `encode_target` made them, for networks that ask for them.
+            previous: `(B, K, H, W)` masks of the frame before, for networks that look near them.
+            prior: `(B, K, H, W)` masks that enhance the query; those of the frame before by default.
+        """
 
     @abstractmethod
     def encode_memory(
@@ -103,18 +135,33 @@ class MemoryNetwork(nn.Module, ABC):
     def decode(self, query: Query, read: torch.Tensor) -> torch.Tensor:
         """Foreground logits `(B, K, H, W)` of each object from its read."""
 
+    def admit(self, memory: tuple[torch.Tensor, ...], positions: Sequence[int], total: int) -> tuple[torch.Tensor, ...]:
+        """A remembered frame's tensors after more objects entered, for networks that decode all of them together.
+
+        Args:
+            memory: as `encode_memory` gave them, without the batch.
+            positions: where the objects of the memory now stand.
+            total: objects now.
+        """
+        raise NotImplementedError("objects of this network have memories of their own")
+
+    def assess(self, frames: torch.Tensor, masks: torch.Tensor) -> torch.Tensor | None:
+        """Quality `(B, K)` of `(B, K, H, W)` masks in `(B, 3, H, W)` frames, an estimate of their IoU.
+
+        None for networks that assess none.
+        """
+        return None
+
     def aggregate(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Background and objects, `(B, K + 1, H, W)`, from each object's `(B, K, H, W)` probability, at test."""
         return aggregate(probabilities, self.parts.aggregation)
 
-    def segment(
-        self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor, valid: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def segment(self, query: Query, *memory: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         """Logits `(B, K + 1, H, W)` of background and objects: read, decode, soft aggregation.
 
         A network that trains one object at a time answers its decoder's two classes in training (EMN, 3.2).
         """
-        foreground = self.decode(query, self.read(query, memory_key, memory_value))
+        foreground = self.decode(query, self.read(query, *memory))
         if self.training and self.parts.training_objects == "one" and foreground.shape[1] == 1:
             return torch.cat([torch.zeros_like(foreground), foreground], dim=1)
         return soft_aggregate(foreground.sigmoid(), valid)
@@ -125,20 +172,18 @@ class MemoryNetwork(nn.Module, ABC):
         first_masks: torch.Tensor,
         valid: torch.Tensor | None = None,
         scribbles: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Prediction:
         """Segment a clip from its first masks, with gradients through the memory.
 
         Frame 0 is memorised with its true masks; each later frame reads all frames before it, and is itself
-        memorised with its soft prediction. With the memory policy "given" frame 0 alone is memorised.
+        memorised with its soft prediction. With the memory policy "given" frame 0 alone is memorised. Masks are
+        assessed, and serve as priors, without gradients into them.
 
         Args:
             frames: `(B, T, 3, H, W)` in [0, 1], T >= 2.
             first_masks: `(B, K, H, W)` in [0, 1], the objects of frame 0.
             valid: `(B, K)` bool, which slots hold an object; all by default.
             scribbles: `(B, K, 2, H, W)` on frame 0, for networks that take them.
-
-        Returns:
-            `(B, T - 1, K + 1, H, W)` logits for frames 1 to T - 1.
 
         Raises:
             UserError: for tensors of another form, naming what was expected and found.
@@ -154,28 +199,51 @@ class MemoryNetwork(nn.Module, ABC):
         if self.parts.memorise_margin:
             frames = self.pad_frames(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
             first_masks = pad_to_stride(first_masks, self.stride)
-            scribbles = None if scribbles is None else pad_to_stride(scribbles, self.stride)
+            if scribbles is not None and scribbles.shape[-2:] == size:
+                scribbles = pad_to_stride(scribbles, self.stride)
         targets = self.encode_target(frames[:, 0], first_masks)
-        keys, values, predictions = [], [], []
+        memories, predictions, scores = [], [], [self.assess(frames[:, 0], first_masks)]
         masks, query = first_masks, None
         for t in range(1, frames.shape[1]):
             if t == 1 or self.parts.memory_policy != "given":
                 given = scribbles if t == 1 else None
-                key, value = self.encode_memory(frames[:, t - 1], masks, given, query)
-                keys.append(key)
-                values.append(value)
-            query = self.encode_query(frames[:, t], targets)
-            logits = self.segment(query, torch.stack(keys, dim=3), torch.stack(values, dim=3), valid)
+                memories.append(self.encode_memory(frames[:, t - 1], masks, given, query))
+            previous = masks.detach()
+            prior = self.choose_prior(previous, first_masks, scores[-1], scores[0])
+            query = self.encode_query(frames[:, t], targets, previous, prior)
+            logits = self.segment(
+                query, *(torch.stack(kind, dim=3) for kind in zip(*memories, strict=True)), valid=valid
+            )
             predictions.append(logits)
             masks = logits.softmax(dim=1)[:, 1:]
-        return crop_to(torch.stack(predictions, dim=1), size)
+            scores.append(self.assess(frames[:, t], masks.detach()))
+        assessed = None if scores[0] is None else torch.stack(scores[1:], dim=1)
+        return Prediction(crop_to(torch.stack(predictions, dim=1), size), assessed)
+
+    def choose_prior(
+        self, previous: torch.Tensor, first: torch.Tensor, score: torch.Tensor | None, first_score: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The masks that enhance the next query (QPM, 2.3): the previous frame's, or where they are poor the first's.
+
+        Args:
+            previous, first: `(B, K, H, W)`.
+            score, first_score: `(B, K)` of both, as `assess` gave them.
+        """
+        if score is None or first_score is None:
+            return previous
+        reliable = relative(score, first_score) > self.parts.prior_threshold
+        return torch.where(reliable[:, :, None, None], previous, first)
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """Pad `(..., H, W)` with zeros to sizes that the network takes; `crop_to` undoes it."""
+        return pad_to_stride(x, self.stride)
 
     def pad_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Pad `(B, 3, H, W)` frames to multiples of the stride, with the padding that the parts name."""
-        padded = pad_to_stride(frames, self.stride)
+        padded = self.pad(frames)
         if self.parts.padding == "black" or padded.shape == frames.shape:
             return padded
-        margin = 1 - pad_to_stride(torch.ones_like(frames[:1, :1]), self.stride)
+        margin = 1 - self.pad(torch.ones_like(frames[:1, :1]))
         return padded + margin * frames.new_tensor(IMAGENET_MEAN)[:, None, None]
 
     def check(self, frames: torch.Tensor, masks: torch.Tensor | None = None) -> None:
@@ -200,8 +268,9 @@ class MemoryNetwork(nn.Module, ABC):
                 check_values(name, tensor)
 
     def _check_clip(self, frames: torch.Tensor) -> None:
-        if frames.ndim != 5 or frames.shape[1] < 2:
-            raise UserError(f"frames must be (B, T, 3, H, W) with T of at least 2, found {tuple(frames.shape)}")
+        if not isinstance(frames, torch.Tensor) or frames.ndim != 5 or frames.shape[1] < 2:
+            found = tuple(frames.shape) if isinstance(frames, torch.Tensor) else type(frames).__name__
+            raise UserError(f"frames must be a tensor (B, T, 3, H, W) with T of at least 2, found {found}")
 
 
 def pad_to_stride(x: torch.Tensor, stride: int) -> torch.Tensor:
@@ -222,6 +291,8 @@ def check_frames(frames: torch.Tensor, masks: torch.Tensor | None = None) -> Non
     Raises:
         UserError: naming what was expected and found.
     """
+    if not isinstance(frames, torch.Tensor) or not isinstance(masks, (torch.Tensor, type(None))):
+        raise UserError(f"frames and masks must be tensors, found {type(frames).__name__} and {type(masks).__name__}")
     if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape or not frames.is_floating_point():
         raise UserError(f"frames must be (B, 3, H, W) float in [0, 1], found {tuple(frames.shape)} {frames.dtype}")
     if masks is None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 import vosforge
 from vosforge.errors import UserError
-from vosforge.networks import emn, kmn, mivos, stcn, stm
+from vosforge.networks import cfbi, emn, kmn, mivos, qpm, skn, stcn, stm
 from vosforge.networks.base import MemoryNetwork
+from vosforge.networks.collaborative import CollaborativeNetwork, CollaborativeParts
 from vosforge.networks.parts import Parts, choose, restore
 from vosforge.networks.space_time import SpaceTimeNetwork
 from vosforge.storage import write_aside
@@ -24,6 +26,9 @@ NETWORKS: dict[str, dict[str, Parts]] = {
     "stm": stm.SIZES,
     "stm-interactive": stm.INTERACTIVE_SIZES,
     "emn": emn.SIZES,
+    "qpm": qpm.SIZES,
+    "skn": skn.SIZES,
+    "cfbi+": cfbi.SIZES,
     "mivos": mivos.SIZES,
     "kmn": kmn.SIZES,
     "stcn": stcn.SIZES,
@@ -43,11 +48,17 @@ def build(name: str, size: str = "paper", **parts: Any) -> MemoryNetwork:
         UserError: for an unknown name, size or part, listing the valid ones, and for parts that cannot go together,
             with the reason.
     """
-    return _compose(name, size, choose(preset(name, size), **parts))
+    chosen = choose(preset(name, size), **parts)
+    strange = {} if not isinstance(chosen, CollaborativeParts) else parts.keys() - CollaborativeParts.taken()
+    for part in strange:
+        if getattr(chosen, part) != getattr(preset(name, size), part):
+            raise UserError(f"{part}={parts[part]!r} does not go with {name}, which matches frames and reads no values")
+    return compose(name, size, chosen)
 
 
-def _compose(name: str, size: str, parts: Parts) -> MemoryNetwork:
-    network = SpaceTimeNetwork(parts)
+def compose(name: str, size: str, parts: Parts) -> MemoryNetwork:
+    """A network of these very parts, described by the name and size that they come from."""
+    network = CollaborativeNetwork(parts) if isinstance(parts, CollaborativeParts) else SpaceTimeNetwork(parts)
     # In JSON's own types, so that a network built and the same one loaded describe themselves alike.
     network.description = json.loads(json.dumps({"name": name, "size": size, "parts": asdict(parts)}))
     return network
@@ -59,9 +70,9 @@ def preset(name: str, size: str = "paper") -> Parts:
     Raises:
         UserError: for an unknown name or size, listing the valid ones.
     """
-    if name not in NETWORKS:
+    if not isinstance(name, str) or name not in NETWORKS:
         raise UserError(f"unknown network {name!r}; valid: {', '.join(NETWORKS)}")
-    if size not in NETWORKS[name]:
+    if not isinstance(size, str) or size not in NETWORKS[name]:
         raise UserError(f"unknown size {size!r} of network {name}; valid: {', '.join(NETWORKS[name])}")
     return NETWORKS[name][size]
 
@@ -75,7 +86,7 @@ def save(network: MemoryNetwork, path: str | Path) -> None:
 
 
 def load(path: str | Path, **parts: Any) -> MemoryNetwork:
-    """The network that `save` wrote, in evaluation mode.
+    """The network that `save` wrote, in evaluation mode and in its precision.
 
     Args:
         path: a local safetensors file.
@@ -87,7 +98,10 @@ def load(path: str | Path, **parts: Any) -> MemoryNetwork:
     description = describe(path)
     name, size = description["name"], description["size"]
     saved = restore(preset(name, size), {**description["parts"], "pretrained": False})
-    network = _compose(name, size, choose(saved, **parts))
+    network = compose(name, size, choose(saved, **parts))
+    with _opened(path) as file:
+        kept = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+    network = network.to(next((dtype for dtype in kept if dtype.is_floating_point), torch.float32))
     load_weights(network, path)
     return network.eval()
 
@@ -102,7 +116,11 @@ def describe(path: str | Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
     if "network" not in metadata:
         raise UserError(f"{path}: a safetensors file, but without vosforge's network description")
-    return json.loads(metadata["network"])
+    try:
+        description = json.loads(metadata["network"])
+        return {key: description[key] for key in ("name", "size", "parts")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a description of name, size and parts, found another one") from error
 
 
 @contextlib.contextmanager

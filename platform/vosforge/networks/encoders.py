@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import timm
@@ -34,6 +35,7 @@ class Encoder(nn.Module):
             output, before its norm (the public ResNeSt form of STM).
         pretrained: take timm's weights from its hub, or weights from a file.
         frozen: keep batch norm's statistics and affine parameters as they are, also in training mode.
+        dilated: reach stride 16 by dilating the last stage, in ResNets by 2, 4 and 8 (DeepLab's multi-grid).
 
     Raises:
         UserError: for an unknown backbone, one that has no level at one of the strides or no stem to add planes
@@ -48,13 +50,14 @@ class Encoder(nn.Module):
         planes_at: Literal["input", "stem"] = "input",
         pretrained: bool | str = False,
         frozen: bool = False,
+        dilated: bool = False,
     ):
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.frozen = frozen
         widened = planes if planes_at == "input" else 0
-        self.body = _features(backbone, strides, 3 + widened, pretrained is True)
+        self.body = _features(backbone, strides, 3 + widened, pretrained is True, dilated)
         self.channels: list[int] = self.body.feature_info.channels()
         if isinstance(pretrained, str):
             load_backbone(self.body, pretrained)
@@ -84,9 +87,7 @@ class Encoder(nn.Module):
         """Training mode; frozen batch norm stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
-            for child in self.modules():
-                if isinstance(child, nn.BatchNorm2d):
-                    child.eval().requires_grad_(False)
+            keep_frozen(self)
         return self
 
     @contextlib.contextmanager
@@ -109,6 +110,13 @@ class Encoder(nn.Module):
             wrapped = name.startswith("conv1.") and name not in own
             target = own[name.replace("conv1.", "conv1.rgb.", 1) if wrapped else name]
             (target if target.shape == weight.shape else target[:, : weight.shape[1]]).copy_(weight)
+
+
+def keep_frozen(module: nn.Module) -> None:
+    """Put all batch norm of a module into evaluation mode, without gradients."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eval().requires_grad_(False)
 
 
 class KeyValue(nn.Module):
@@ -152,14 +160,24 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: expected weights (.safetensors, or a .pth of tensors alone): {reason}") from error
+        raise UserError(f"{path}: expected weights, .safetensors or a .pth that holds tensors alone") from error
+    return unwrapped(content, str(path))
+
+
+def unwrapped(content: Any, label: str) -> dict[str, Any]:
+    """Names and tensors (or arrays) that may lie under "state_dict", "network", "model" or "model_state".
+
+    Raises:
+        UserError: naming `label`, for anything else.
+    """
     while isinstance(content, Mapping):
-        if content and all(isinstance(value, torch.Tensor) for value in content.values()):
-            return dict(content)
+        if content and all(isinstance(v, (torch.Tensor, np.ndarray)) for v in content.values()):
+            if all(isinstance(name, str) for name in content):
+                return dict(content)
+            break
         inner = [content[k] for k in ("state_dict", "network", "model", "model_state") if k in content]
         content = inner[0] if inner else None
-    raise UserError(f"{path}: expected names and tensors, or these under 'state_dict', found something else")
+    raise UserError(f"{label}: expected names and tensors, or these under 'state_dict', found something else")
 
 
 def load_backbone(body: nn.Module, path: str) -> None:
@@ -175,15 +193,17 @@ def load_backbone(body: nn.Module, path: str) -> None:
     own = body.state_dict()
     plain = {name: name.removeprefix("model.").replace(".", "_") for name in own}
     anchor = plain[next(iter(own))]
-    prefixes = [name.removesuffix(anchor) for name in state if name.endswith(anchor)]
-    prefix = min(prefixes, key=len, default="")
-    found = {name: weight for name, weight in own.items() if name.endswith("num_batches_tracked")}
-    found |= {name: state[prefix + plain[name]] for name in own if prefix + plain[name] in state}
-    wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
+    prefixes = [name.removesuffix(anchor) for name in state if name.endswith(anchor)] or [""]
+    found: dict[str, torch.Tensor] = {}
+    for prefix in prefixes:
+        under = {name: state.get(prefix + plain[name]) for name in own}
+        fitting = {name: w for name, w in under.items() if w is not None and w.shape == own[name].shape}
+        found = fitting if len(fitting) > len(found) else found
+    wrong = [name for name in own if name not in found and not name.endswith("num_batches_tracked")]
     if wrong:
         found_wrong = f"{len(wrong)} of {len(own)} are missing or misshapen: {', '.join(wrong[:3])}"
         raise UserError(f"{path}: expected all weights of the backbone, {found_wrong}")
-    body.load_state_dict(found)
+    body.load_state_dict({**own, **found})
 
 
 def _open_branches(body: nn.Module) -> None:
@@ -199,15 +219,20 @@ def _stem(body: nn.Module, backbone: str) -> nn.Module:
     return body.conv1
 
 
-def _features(backbone: str, strides: tuple[int, ...], channels: int, pretrained: bool) -> nn.Module:
+def _features(
+    backbone: str, strides: tuple[int, ...], channels: int, pretrained: bool, dilated: bool = False
+) -> nn.Module:
     """The backbone cut at the strides, from timm."""
-    reductions, options = _offered(backbone)
+    reductions, options = _offered(backbone, {"output_stride": 16} if dilated else {})
     missing = [stride for stride in strides if stride not in reductions]
     if missing:
         raise UserError(f"backbone {backbone!r} has feature maps at strides {reductions}, but strides={strides} asked")
     options |= {"out_indices": tuple(_last(reductions, stride) for stride in strides), "in_chans": channels}
     try:
-        return timm.create_model(backbone, features_only=True, pretrained=pretrained, **options)
+        body = timm.create_model(backbone, features_only=True, pretrained=pretrained, **options)
+        if dilated:
+            _spread(body)
+        return body
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
@@ -218,14 +243,23 @@ def _features(backbone: str, strides: tuple[int, ...], channels: int, pretrained
         ) from error
 
 
-def _offered(backbone: str) -> tuple[list[int], dict[str, Any]]:
+def _spread(body: nn.Module) -> None:
+    """Dilate the bottlenecks of a ResNet's last stage by 2, 4 and 8."""
+    blocks = [block for block in getattr(body, "layer4", []) if hasattr(block, "conv3")]
+    for i, block in enumerate(blocks):
+        if isinstance(block.conv2, nn.Conv2d):
+            block.conv2.dilation = block.conv2.padding = (2 << i, 2 << i)
+
+
+def _offered(backbone: str, dilation: dict[str, Any]) -> tuple[list[int], dict[str, Any]]:
     """The strides of a backbone's feature maps, and the options with which it takes frames of any size."""
     if not timm.is_model(backbone):
         near = ", ".join(timm.list_models(f"*{backbone.split('_')[0][:6]}*")[:8]) or "see timm.list_models()"
         raise UserError(f"backbone {backbone!r} is no timm model; near names: {near}")
     reason: Exception | None = None
     # What timm's window transformers and plain vision transformers ask for.
-    for options in ({}, {"strict_img_size": False}, {"dynamic_img_size": True}):
+    for kind in ({}, {"strict_img_size": False}, {"dynamic_img_size": True}):
+        options = kind | dilation
         try:
             probe = _probe(backbone, options)
             if not isinstance(probe, FeatureListNet):

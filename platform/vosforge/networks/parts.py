@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ class Parts:
         strides: of the feature levels, each twice the one before; the memory is read at the last one.
         pretrained: start the backbones from timm's hub (True), or from a file of weights of the bare backbone or
             of a network that contains it (its path; .safetensors or .pth).
+        memory_pretrained: likewise for `memory_backbone`, where that is another one.
         frozen_batch_norm: train with the backbones' batch norm fixed, as all public re-trainings do.
         memory_encoder: "key-value" makes a key and a value from frame and mask (STM); "value" makes the value
             alone, and takes the key from the query encoder, which sees no mask (STCN).
@@ -27,21 +29,30 @@ class Parts:
             objects' masks) or "mask+scribbles" (positive and negative).
         planes_at: where they enter: "input" widens the first convolution, "stem" adds a 7x7 convolution of them to
             the stem's output (backbones of the ResNet family whose stem is several convolutions).
+        prior: enhance the query's features by a mask, that of the previous frame or, where its quality is low, of the
+            first (QPM 2.3): "none", the "union" of the objects, or each "object" by its own.
+        prior_threshold: relative quality above which the previous frame's mask is taken.
+        quality: assess predicted masks: "none", with an encoder of its "own" (QPM 2.2), or with the memory encoder's
+            features, "shared".
+        quality_channels, quality_cells: width of its convolutions, and side of the map that they see.
+        quality_activation: of the score, "sigmoid" or "relu".
+        memory_threshold: relative quality above which a frame may stay in memory (QPM, equation 3).
         siamese: correlate the query's features with the target's, cut from the frame where its mask was given
             (EMN 2.2).
         correlation: "depthwise", channel by channel, or "full", summed over channels.
         key_channels, value_channels: CK and CV.
         key_gain: factor on the keys' initial weights. Above 1 a network without pretrained weights starts with a
             read that is not flat, and learns to match several times faster.
-        reader: "dense", "topk" or "kernel".
+        reader: "dense", "topk", "kernel" or "spatial" (SKN 2.2).
         similarity: of keys: "dot" product, or "l2", the negative squared distance (STCN).
         scale: "sqrt" divides similarities by sqrt(CK), as all public code does; None is the papers' literal form.
         top_k: positions that a query keeps; None keeps all, or 50 with `reader="topk"`.
-        sigma: of the kernel reader's Gaussian, in cells.
+        sigma: of the kernel readers' Gaussian, in cells.
         argmax_on: where a memory cell's best query position is sought: raw "affinity", or softmaxed "weights".
-        renormalise: whether the kernel reader's weights are normalised again.
+        renormalise: whether the kernel readers' weights are normalised again.
         aspp: where an atrous spatial pyramid stands: "none", on the memory's "read", or in the "decoder".
-        aspp_channels: width of its branches, and of its output on the read.
+        aspp_channels: width of its branches.
+        aspp_output: channels of its output on the read; None takes those of its branches.
         aspp_dilations: one branch each; dilation 1 is a 1x1 convolution, the others are 3x3.
         aspp_norm: "none", "batch" or "group".
         aspp_pooling: with a branch that pools the whole map.
@@ -51,26 +62,35 @@ class Parts:
         rectified_skip: residual blocks carry relu(x) past their convolutions rather than x.
         aggregation: how objects are merged at test: "soft", "winner-take-all" or "none" (EMN table 1).
         memory_policy: what is remembered: "previous" keeps given frames, every N-th and the previous one; "every"
-            leaves the previous one out; "given" keeps only frames whose masks were given.
+            leaves the previous one out; "ends" keeps given frames and the previous one; "given" given ones alone.
         padding: what fills up a frame to a multiple of the stride: "black" pixels, or the "mean" colour.
         memorise_margin: remember what was predicted in that margin, rather than an empty mask.
-        training_objects: "all" objects of a clip together, or "one" drawn at random (EMN 3.1).
+        training_objects: "all" objects of a clip together, or "one" that the training loop draws (EMN 3.1); alone,
+            it is answered in training with the decoder's two classes.
     """
 
     backbone: str = "resnet50"
     memory_backbone: str | None = None
     strides: tuple[int, ...] = (4, 8, 16)
     pretrained: bool | str = False
+    memory_pretrained: bool | str = False
     frozen_batch_norm: bool = True
     memory_encoder: Literal["key-value", "value"] = "key-value"
     memory_input: Literal["mask", "mask+others", "mask+scribbles"] = "mask+others"
     planes_at: Literal["input", "stem"] = "input"
+    prior: Literal["none", "union", "object"] = "none"
+    prior_threshold: float = 0.65
+    quality: Literal["none", "own", "shared"] = "none"
+    quality_channels: int = 256
+    quality_cells: int = 24
+    quality_activation: Literal["sigmoid", "relu"] = "sigmoid"
+    memory_threshold: float = 0.7
     siamese: bool = False
     correlation: Literal["depthwise", "full"] = "depthwise"
     key_channels: int = 128
     value_channels: int = 512
     key_gain: float = 1.0
-    reader: Literal["dense", "topk", "kernel"] = "dense"
+    reader: Literal["dense", "topk", "kernel", "spatial"] = "dense"
     similarity: Literal["dot", "l2"] = "dot"
     scale: Literal["sqrt"] | None = "sqrt"
     top_k: int | None = None
@@ -79,6 +99,7 @@ class Parts:
     renormalise: bool = True
     aspp: Literal["none", "read", "decoder"] = "none"
     aspp_channels: int = 256
+    aspp_output: int | None = None
     aspp_dilations: tuple[int, ...] = (1, 6, 12, 18)
     aspp_norm: Literal["none", "batch", "group"] = "batch"
     aspp_pooling: bool = True
@@ -87,22 +108,29 @@ class Parts:
     decoder_channels: int = 256
     rectified_skip: bool = False
     aggregation: Literal["soft", "winner-take-all", "none"] = "soft"
-    memory_policy: Literal["previous", "every", "given"] = "previous"
+    memory_policy: Literal["previous", "every", "given", "ends"] = "previous"
     padding: Literal["black", "mean"] = "black"
     memorise_margin: bool = False
     training_objects: Literal["all", "one"] = "all"
 
 
-_HINTS = get_type_hints(Parts)
+def hints(kind: type[Parts] = Parts) -> dict[str, Any]:
+    """The parts of a kind of network, and what each may be."""
+    return get_type_hints(kind)
+
+
+_HINTS = hints()
 _LEAST = {
-    **dict.fromkeys(("key_channels", "value_channels", "decoder_channels", "aspp_channels", "top_k"), 1),
+    **dict.fromkeys([part for part in _HINTS if part.endswith(("_channels", "_cells", "_output", "top_k"))], 1),
     "aspp_dropout": 0,
 }
 # Parts that do nothing unless another one has the value that brings them in.
 _NEEDS = {
-    "top_k": ("reader", ("topk", "kernel")),
-    **dict.fromkeys(("sigma", "argmax_on", "renormalise"), ("reader", ("kernel",))),
-    **dict.fromkeys(("aspp_dilations", "aspp_norm", "aspp_pooling", "aspp_dropout"), ("aspp", ("read", "decoder"))),
+    "top_k": ("reader", ("topk", "kernel", "spatial")),
+    **dict.fromkeys(("sigma", "argmax_on", "renormalise"), ("reader", ("kernel", "spatial"))),
+    **dict.fromkeys([part for part in _HINTS if part.startswith("aspp_")], ("aspp", ("read", "decoder"))),
+    **dict.fromkeys([part for part in _HINTS if part.startswith("quality_")], ("quality", ("own", "shared"))),
+    **dict.fromkeys(("memory_threshold", "prior_threshold"), ("quality", ("own", "shared"))),
     "correlation": ("siamese", (True,)),
 }
 
@@ -114,10 +142,7 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
         UserError: for an unknown part, a value that it cannot have, or a choice that has no effect beside the
             others, naming the valid ones.
     """
-    for part, value in chosen.items():
-        if part not in _HINTS:
-            raise UserError(f"unknown part {part!r}; valid: {', '.join(f.name for f in fields(Parts))}")
-        chosen[part] = _checked(part, value)
+    chosen = _valid(type(parts), chosen)
     result = replace(parts, **chosen)
     for part in chosen.keys() & _NEEDS.keys():
         other, values = _NEEDS[part]
@@ -125,6 +150,8 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
             options = " or ".join(f"{other}={value!r}" for value in values)
             found = f"{other}={getattr(result, other)!r}"
             raise UserError(f"{part}={chosen[part]!r} has no effect with {found}; choose {options}, or leave it out")
+    if chosen.get("memory_pretrained") and result.memory_backbone in (None, result.backbone):
+        raise UserError("memory_pretrained has no effect without a memory_backbone of its own; pretrained serves both")
     _check_together(result)
     return result
 
@@ -135,16 +162,26 @@ def restore(parts: Parts, saved: dict[str, Any]) -> Parts:
     Raises:
         UserError: for an unknown part or a value that it cannot have.
     """
-    unknown = [part for part in saved if part not in _HINTS]
-    if unknown:
-        raise UserError(f"unknown part {unknown[0]!r}; valid: {', '.join(f.name for f in fields(Parts))}")
-    result = replace(parts, **{part: _checked(part, value) for part, value in saved.items()})
+    result = replace(parts, **_valid(type(parts), saved))
     _check_together(result)
     return result
 
 
-def parse(words: list[str]) -> dict[str, Any]:
+def _valid(kind: type[Parts], chosen: dict[str, Any]) -> dict[str, Any]:
+    """The choices, each in its part's own type, or a `UserError`."""
+    known = hints(kind)
+    unknown = [part for part in chosen if part not in known]
+    if unknown:
+        raise UserError(f"unknown part {unknown[0]!r}; valid: {', '.join(known)}")
+    return {part: _checked(part, value, known[part]) for part, value in chosen.items()}
+
+
+def parse(words: list[str], kind: type[Parts] = Parts) -> dict[str, Any]:
     """`["reader=kernel", "sigma=5", "siamese=true"]` as parts, each value in its part's type.
+
+    Args:
+        words: one a part.
+        kind: of the network's parts.
 
     Raises:
         UserError: for a word of another form, an unknown part, or a value that is none.
@@ -154,36 +191,37 @@ def parse(words: list[str]) -> dict[str, Any]:
         part, equals, text = word.partition("=")
         if not equals:
             raise UserError(f"expected PART=VALUE, e.g. reader=kernel, found {word!r}")
-        if part not in _HINTS:
-            raise UserError(f"unknown part {part!r}; valid: {', '.join(f.name for f in fields(Parts))}")
-        chosen[part] = _checked(part, _value(part, text))
-    return chosen
+        chosen[part] = _value(text, hints(kind).get(part, str))
+    return _valid(kind, chosen)
 
 
-def _value(part: str, text: str) -> Any:
-    """The text as the first type of the part that can hold it."""
+def _value(text: str, hint: Any) -> Any:
+    """The text as the first type of the hint that can hold it."""
     words = {"none": None, "true": True, "false": False}
-    if text.lower() in words and _fits(words[text.lower()], _HINTS[part]):
+    if text.lower() in words and _fits(words[text.lower()], hint):
         return words[text.lower()]
     for convert in (int, float, lambda t: tuple(int(n) for n in t.split(","))):
         try:
             value = convert(text)
         except ValueError:
             continue
-        if _fits(value, _HINTS[part]):
+        if _fits(value, hint):
             return value
     return text
 
 
-def _checked(part: str, value: Any) -> Any:
+def _checked(part: str, value: Any, hint: Any) -> Any:
     """The value in its part's own type, or a `UserError`."""
-    hint = _HINTS[part]
     if get_origin(hint) is tuple and isinstance(value, list):
         value = tuple(value)
     if hint is float and type(value) is int:
         value = float(value)
+    if isinstance(value, Path):
+        value = str(value)
     if not _fits(value, hint):
-        if valid := [option for kind in _kinds(hint) if get_origin(kind) is Literal for option in get_args(kind)]:
+        kinds = _kinds(hint)
+        if valid := [option for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]:
+            valid += [None] if type(None) in kinds else []
             raise UserError(f"unknown {part} {value!r}; valid: {', '.join(map(str, valid))}")
         expected = str(hint).replace("<class '", "").replace("'>", "")
         raise UserError(f"{part} must be {expected}, found {value!r}")
@@ -232,6 +270,8 @@ _NANO = {
     "aspp_channels": 32,
     "aspp_dilations": (1, 2, 4),
     "aspp_norm": "group",
+    "quality_channels": 32,
+    "quality_cells": 8,
     "frozen_batch_norm": False,
     "key_gain": 4.0,
 }
@@ -242,6 +282,8 @@ _SMALL = {
     "decoder_channels": 128,
     "aspp_channels": 128,
     "aspp_norm": "group",
+    "quality_channels": 128,
+    "quality_cells": 12,
     "frozen_batch_norm": False,
     "key_gain": 4.0,
 }
@@ -253,5 +295,5 @@ def sizes(paper: Parts) -> dict[str, Parts]:
     The smaller ones start without pretrained weights: their batch norm is trained and their keys start larger. Their
     pyramids normalise in groups, which also holds for batches of one.
     """
-    own = {} if paper.memory_backbone is None else {"memory_backbone": None}
+    own = {"memory_backbone": None, "aspp_output": None}
     return {"nano": replace(paper, **_NANO, **own), "small": replace(paper, **_SMALL, **own), "paper": paper}

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vosforge.errors import UserError
+from vosforge.networks import skn
 from vosforge.networks.base import MemoryNetwork
-from vosforge.networks.building import build
-from vosforge.networks.encoders import read_weights
+from vosforge.networks.building import compose, preset
+from vosforge.networks.encoders import read_weights, unwrapped
+from vosforge.networks.parts import Parts, choose
 
 Rules = tuple[tuple[str, str], ...]
 
@@ -67,6 +69,22 @@ _MIVOS: Rules = (
     (r"\.skip_block\.", ".skip_conv2."),
     *_UPSAMPLING,
 )
+_QDMN: Rules = (
+    *_MIVOS,
+    (r"^enhancement\.conv\.", "concat_conv."),
+    (r"^quality_head\.convs\.0\.", "score.conv1."),
+    (r"^quality_head\.convs\.1\.", "score.conv2."),
+    (r"^quality_head\.convs\.2\.", "score.conv3."),
+    (r"^quality_head\.convs\.3\.", "score.conv4."),
+    (r"^quality_head\.hidden\.", "score.fc1."),
+    (r"^quality_head\.score\.", "score.fc2."),
+    (r"^context\.pooled\.0\.", "aspp.global_avg_pool.1."),
+    (r"^context\.pooled\.1\.", "aspp.global_avg_pool.2."),
+    (r"^context\.merge\.0\.", "aspp.conv1."),
+    (r"^context\.merge\.1\.", "aspp.bn1."),
+    *((rf"^context\.branches\.{i}\.0\.", f"aspp.aspp{i + 1}.atrous_conv.") for i in range(4)),
+    *((rf"^context\.branches\.{i}\.1\.", f"aspp.aspp{i + 1}.bn.") for i in range(4)),
+)
 _STCN: Rules = (
     (r"^query_encoder\.body\.", "key_encoder."),
     (r"^memory_encoder\.body\.", "value_encoder."),
@@ -79,16 +97,65 @@ _STCN: Rules = (
     (r"^query_head\.value\.", "key_comp."),
     *_UPSAMPLING,
 )
-_SKN_BASELINE = {
-    "backbone": "resnest101e",
-    "planes_at": "stem",
+_STAGES = ("S1_{}1", "S1_{}2", "S2_{}1", "S2_{}2", "S2_{}3", "S3_{}1", "S3_{}2", "S3_{}3")
+_CFBI: Rules = (
+    (r"^extractor\.encoder\.body\.", "feature_extracter.backbone."),
+    *(
+        (rf"^extractor\.pyramid\.branches\.{i}\.0\.", f"feature_extracter.aspp.aspp{i + 1}.atrous_conv.")
+        for i in range(4)
+    ),
+    *((rf"^extractor\.pyramid\.branches\.{i}\.1\.", f"feature_extracter.aspp.aspp{i + 1}.bn.") for i in range(4)),
+    (r"^extractor\.pyramid\.pooled\.0\.", "feature_extracter.aspp.global_avg_pool.1."),
+    (r"^extractor\.pyramid\.pooled\.1\.", "feature_extracter.aspp.global_avg_pool.2."),
+    (r"^extractor\.pyramid\.merge\.0\.", "feature_extracter.aspp.conv1."),
+    (r"^extractor\.pyramid\.merge\.1\.", "feature_extracter.aspp.bn1."),
+    (r"^extractor\.shortcut\.0\.", "feature_extracter.decoder.conv1."),
+    (r"^extractor\.shortcut\.1\.", "feature_extracter.decoder.bn1."),
+    (r"^extractor\.decoder\.([01])\.", r"feature_extracter.decoder.last_conv.\1."),
+    (r"^extractor\.decoder\.3\.", "feature_extracter.decoder.last_conv.4."),
+    (r"^extractor\.decoder\.4\.", "feature_extracter.decoder.last_conv.5."),
+    (r"^neck\.lateral\.0\.", "fpn.latlayer2."),
+    (r"^neck\.lateral\.1\.", "fpn.latlayer1."),
+    (r"^neck\.lateral\.2\.", "fpn.toplayer."),
+    (r"^neck\.smooth\.0\.", "fpn.smooth2."),
+    (r"^neck\.smooth\.1\.", "fpn.smooth1."),
+    (r"^background_bias$", "bg_bias"),
+    (r"^foreground_bias$", "fg_bias"),
+    (r"^ensembler\.", "dynamic_seghead."),
+    *((rf"\.gates\.{i}\.linear\.", f".{stage.format('IA')}.IA.") for i, stage in enumerate(_STAGES)),
+    *((rf"\.blocks\.{i}\.", f".{stage.format('layer')}.") for i, stage in enumerate(_STAGES)),
+    (r"(layer\d)\.gate\.", r"\1.GCT1."),
+    (r"(layer\d)\.norm(\d)\.", r"\1.bn\2."),
+    (r"(layer\d)\.skip\.", r"\1.downsample."),
+    (r"\.pyramid_gate\.linear\.", ".ASPP_IA.IA."),
+    *((rf"\.pyramid\.branches\.{i}\.0\.", f".ASPP.aspp{i + 1}.GCT.") for i in range(4)),
+    *((rf"\.pyramid\.branches\.{i}\.1\.", f".ASPP.aspp{i + 1}.atrous_conv.") for i in range(4)),
+    *((rf"\.pyramid\.branches\.{i}\.2\.", f".ASPP.aspp{i + 1}.bn.") for i in range(4)),
+    (r"\.pyramid\.pooled\.", ".ASPP.global_avg_pool.1."),
+    (r"\.pyramid\.gate\.", ".ASPP.GCT."),
+    (r"\.pyramid\.merge\.0\.", ".ASPP.conv1."),
+    (r"\.pyramid\.merge\.1\.", ".ASPP.bn1."),
+    (r"\.shortcut\.0\.", ".GCT_sc."),
+    (r"\.shortcut\.1\.", ".conv_sc."),
+    (r"\.shortcut\.2\.", ".bn_sc."),
+    (r"\.decoder_gates\.0\.linear\.", ".IA10.IA."),
+    (r"\.decoder_gates\.1\.linear\.", ".IA11.IA."),
+    (r"^(dynamic_seghead)\.decoder\.0\.0\.", r"\1.conv1."),
+    (r"^(dynamic_seghead)\.decoder\.0\.1\.", r"\1.bn1."),
+    (r"^(dynamic_seghead)\.decoder\.1\.0\.", r"\1.conv2."),
+    (r"^(dynamic_seghead)\.decoder\.1\.1\.", r"\1.bn2."),
+    (r"^(dynamic_seghead)\.foreground\.", r"\1.IA_final_fg."),
+    (r"^(dynamic_seghead)\.background\.", r"\1.IA_final_bg."),
+)
+# What the authors of QPM published later differs from the paper in these parts.
+_QDMN_PARTS = {
+    "quality": "shared",
+    "reader": "topk",
+    "top_k": 50,
     "aspp": "read",
     "aspp_channels": 256,
-    "aspp_dilations": (1, 2, 4, 8),
-    "aspp_norm": "none",
-    "aspp_pooling": False,
-    "aspp_dropout": 0.5,
-    "rectified_skip": True,
+    "aspp_output": 1024,
+    "memory_threshold": 0.8,
 }
 _STM_PLANES = ("Encoder_M.conv1_m.weight", "Encoder_M.conv1_o.weight")
 # Batch norm's counters may be missing, and the normalisation, which most sources keep outside the network.
@@ -98,7 +165,9 @@ SOURCES: dict[str, tuple[str, dict[str, Any], Rules]] = {
     "stm": ("stm", {}, _STM),
     "mivos": ("mivos", {}, _MIVOS),
     "stcn": ("stcn", {}, _STCN),
-    "skn-baseline": ("stm", _SKN_BASELINE, _STM),
+    "qdmn": ("qpm", _QDMN_PARTS, _QDMN),
+    "cfbi+": ("cfbi+", {"channel_order": "bgr"}, _CFBI),
+    "skn-baseline": ("stm", {f.name: getattr(skn.BASELINE, f.name) for f in fields(Parts)}, _STM),
 }
 
 
@@ -121,13 +190,17 @@ def from_published(source: str, state_or_path: Mapping[str, Any] | str | Path, *
         UserError: for an unknown source, a file that holds something else, or all missing, unexpected and misshapen
             names of the checkpoint at once.
     """
-    if source not in SOURCES:
+    if not isinstance(source, str) or source not in SOURCES:
         raise UserError(f"unknown source of weights {source!r}; valid: {', '.join(SOURCES)}")
-    label = "the given weights" if isinstance(state_or_path, Mapping) else str(state_or_path)
-    state = state_or_path if isinstance(state_or_path, Mapping) else read_weights(state_or_path)
+    if isinstance(state_or_path, (str, Path)):
+        label, state = str(state_or_path), read_weights(state_or_path)
+    else:
+        label = "the given weights"
+        state = unwrapped(state_or_path, label)
     given = {key.removeprefix("module."): _tensor(key, value) for key, value in state.items()}
     name, own_parts, rules = SOURCES[source]
-    network = build(name, "paper", **{**own_parts, **_planes(source, given), **parts, "pretrained": False})
+    base = choose(preset(name), **{**own_parts, **_planes(source, given)})
+    network = compose(name, "paper", choose(base, **{**parts, "pretrained": False}))
     if any(weight.dtype == torch.float64 for weight in given.values()):
         network = network.double()
     own = network.state_dict()
@@ -189,9 +262,9 @@ def _bias_before_norm(name: str, rules: Rules) -> str:
 
 
 def _tensor(name: str, value: Any) -> torch.Tensor:
-    if not isinstance(value, (torch.Tensor, np.ndarray)):
-        raise UserError(f"{name}: expected a tensor or an array, found {type(value).__name__}")
     tensor = torch.as_tensor(value).detach().cpu()
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise UserError(f"{name}: expected finite weights, found NaN or infinity")
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

@@ -9,14 +9,15 @@ and returns the read alone, `(B, CV, H, W)`. The affinity of two keys is their d
 `similarity="l2"` their negative squared distance, divided by sqrt(CK), as all public code does (the papers leave the
 divisor out); `scale=None` gives the papers' literal form.
 
-The `(T·H·W) x (H·W)` matrix of affinities is never held whole: query positions are read in chunks of bounded size.
+Query positions are read in chunks of bounded size, so that without gradients the `(T·H·W) x (H·W)` matrix of affinities
+is never held whole; with gradients its weights are kept for the backward pass.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +31,23 @@ Scale = Literal["sqrt"] | None
 _CHUNK = 2**22
 
 
+class Grid(NamedTuple):
+    """The query's cells: `height` x `width`, and a prior `(B, M)` of where matches are sought, if any."""
+
+    height: int
+    width: int
+    prior: torch.Tensor | None = None
+
+
 class Reader(nn.Module):
     """What all readers share: the affinity of keys, and reading in chunks of query positions."""
 
     def __init__(self, scale: Scale = "sqrt", similarity: Similarity = "dot"):
         super().__init__()
+        if scale not in ("sqrt", None):
+            raise UserError(f"reader: unknown scale {scale!r}; valid: sqrt, None")
+        if similarity not in ("dot", "l2"):
+            raise UserError(f"reader: unknown similarity {similarity!r}; valid: dot, l2")
         self.scale = scale
         self.similarity = similarity
 
@@ -44,15 +57,33 @@ class Reader(nn.Module):
         Raises:
             UserError: for tensors of other shapes, naming what was expected and found.
         """
+        return self._read_map(memory_key, memory_value, query_key)
+
+    def _read_map(
+        self,
+        memory_key: torch.Tensor,
+        memory_value: torch.Tensor,
+        query_key: torch.Tensor,
+        prior: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         _check(memory_key, memory_value, query_key)
+        if self._exact() and memory_key.dtype.itemsize < 4:
+            # Distances and best matches do not survive the rounding of half precision.
+            with torch.autocast(memory_key.device.type, enabled=False):
+                wide = (tensor.float() for tensor in (memory_key, memory_value, query_key))
+                return self._read_map(*wide, prior).to(memory_value.dtype)
         keys, query = self._comparable(memory_key.flatten(2), query_key.flatten(2).transpose(1, 2))
         rows = memory_value.flatten(2).transpose(1, 2)
-        read = self._read(keys, rows, query, (query_key.shape[-2], query_key.shape[-1]))
-        return read.transpose(1, 2).unflatten(2, query_key.shape[-2:])
+        grid = Grid(query_key.shape[-2], query_key.shape[-1], None if prior is None else prior.flatten(1))
+        return self._read(keys, rows, query, grid).transpose(1, 2).unflatten(2, query_key.shape[-2:])
+
+    def _exact(self) -> bool:
+        """Whether affinities need full precision."""
+        return self.similarity == "l2"
 
     @abstractmethod
-    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """keys `(B, C, N)`, values as rows `(B, N, CV)`, query `(B, M, C)`, M = H·W of `size` -> `(B, M, CV)`.
+    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """keys `(B, C, N)`, values as rows `(B, N, CV)`, query `(B, M, C)`, M = H·W of the grid -> `(B, M, CV)`.
 
         Affinities are `query @ keys`, whole: similarity and scale are in the tensors.
         """
@@ -72,7 +103,7 @@ class Reader(nn.Module):
 class DenseReader(Reader):
     """Softmax over every space-time position of the memory (STM unified, equations 1 and 2)."""
 
-    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, grid: Grid) -> torch.Tensor:
         if query.is_cuda:
             # Its fused kernels ask for four dimensions. On CPU they ask for CV = CK too, and else hold the matrix.
             heads = query[:, None], keys.transpose(1, 2)[:, None], rows[:, None]
@@ -93,12 +124,12 @@ class TopKReader(Reader):
 
     def __init__(self, k: int, scale: Scale = "sqrt", similarity: Similarity = "dot"):
         super().__init__(scale, similarity)
-        if k < 1:
-            raise UserError(f"top-k reader: k must be at least 1, found {k}")
+        if type(k) is not int or k < 1:
+            raise UserError(f"top-k reader: k must be a whole number of at least 1, found {k!r}")
         self.k = k
 
-    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        read = []
+    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, grid: Grid) -> torch.Tensor:
+        read, rows = [], rows.contiguous()
         for part in _chunks(query, keys):
             best, positions = (part @ keys).topk(min(self.k, keys.shape[2]), dim=2)
             read.append(_weighted_rows(rows, positions, best.softmax(dim=2)))
@@ -133,10 +164,10 @@ class KernelReader(Reader):
         similarity: Similarity = "dot",
     ):
         super().__init__(scale, similarity)
-        if not sigma > 0:
-            raise UserError(f"kernel reader: sigma must be above 0, found {sigma}")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"kernel reader: top_k must be at least 1 or None, found {top_k}")
+        if not isinstance(sigma, (int, float)) or not 0 < sigma < math.inf:
+            raise UserError(f"kernel reader: sigma must be a number above 0, found {sigma!r}")
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            raise UserError(f"kernel reader: top_k must be a whole number of at least 1 or None, found {top_k!r}")
         if argmax_on not in ("affinity", "weights"):
             raise UserError(f"kernel reader: unknown argmax_on {argmax_on!r}; valid: affinity, weights")
         self.sigma = sigma
@@ -144,9 +175,13 @@ class KernelReader(Reader):
         self.argmax_on = argmax_on
         self.renormalise = renormalise
 
-    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        cells = _cells(size, query)
-        centres = cells[self.best_matches(keys, query)]
+    def _exact(self) -> bool:
+        return True
+
+    def _read(self, keys: torch.Tensor, rows: torch.Tensor, query: torch.Tensor, grid: Grid) -> torch.Tensor:
+        rows = rows if self.top_k is None else rows.contiguous()
+        cells = _cells(grid.height, grid.width, query)
+        centres = cells[self.best_matches(keys, query, grid.prior)]
         read = []
         first = 0
         for part in _chunks(query, keys):
@@ -156,13 +191,21 @@ class KernelReader(Reader):
         return torch.cat(read, dim=1)
 
     @torch.no_grad()
-    def best_matches(self, keys: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        """`(B, N)` index of the query position that each memory position matches best; the first one of equals."""
+    def best_matches(self, keys: torch.Tensor, query: torch.Tensor, prior: torch.Tensor | None = None) -> torch.Tensor:
+        """`(B, N)` index of the query position that each memory position matches best; the first one of equals.
+
+        With a prior `(B, M)` of the query positions what is compared is multiplied by it: weights as they are,
+        affinities by their exponentials.
+        """
         best = positions = None
         first = 0
         for part in _chunks(query, keys):
             affinity = part @ keys
-            found, where = (affinity.softmax(dim=2) if self.argmax_on == "weights" else affinity).max(dim=1)
+            compared = affinity.softmax(dim=2) if self.argmax_on == "weights" else affinity
+            if prior is not None:
+                likely = prior[:, first : first + part.shape[1], None]
+                compared = compared * likely if self.argmax_on == "weights" else compared + likely.log()
+            found, where = compared.max(dim=1)
             if best is None:
                 best, positions = found, where
             else:
@@ -192,8 +235,92 @@ class KernelReader(Reader):
         return _weighted_rows(rows, positions, best)
 
 
+class SpatialReader(KernelReader):
+    """Kernelized read with a spatial constraint: the best match is sought where the object last was (SKN, 2.2).
+
+    The defaults are equations 4 to 11 to the letter, but for the width of g, which the paper does not give.
+
+    Args:
+        sigma: of the Gaussian g around the best match, in cells (equation 9).
+        top_k, argmax_on, renormalise, scale, similarity: as in `KernelReader`.
+        floor: least deviation of the spatial kernel, in cells: that of a single cell would be 0.
+    """
+
+    def __init__(
+        self,
+        sigma: float = 7.0,
+        top_k: int | None = None,
+        argmax_on: Literal["affinity", "weights"] = "weights",
+        renormalise: bool = False,
+        scale: Scale = "sqrt",
+        similarity: Similarity = "dot",
+        floor: float = 1.0,
+    ):
+        super().__init__(sigma, top_k, argmax_on, renormalise, scale, similarity)
+        self.floor = floor
+
+    def forward(
+        self,
+        memory_key: torch.Tensor,
+        memory_value: torch.Tensor,
+        query_key: torch.Tensor,
+        previous: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Read `(B, CV, H, W)`.
+
+        Args:
+            memory_key, memory_value, query_key: as in the module's docstring.
+            previous: `(B, H, W)` the object's mask in the frame before, in [0, 1]; None constrains nothing.
+
+        Raises:
+            UserError: for tensors of other shapes.
+        """
+        if previous is None:
+            return self._read_map(memory_key, memory_value, query_key)
+        expected = (query_key.shape[0], *query_key.shape[-2:])
+        if tuple(previous.shape) != expected:
+            raise UserError(f"previous masks must be (B, H, W) = {expected}, found {tuple(previous.shape)}")
+        return self._read_map(memory_key, memory_value, query_key, spatial_kernel(previous, self.floor))
+
+
+def spatial_kernel(masks: torch.Tensor, floor: float = 1.0) -> torch.Tensor:
+    """The spatial-constraint kernel SCK (SKN, equations 4 to 6).
+
+    Its centre is the median, row and column apart, of the cells above one half; its deviation is theirs from it.
+
+    Args:
+        masks: `(B, H, W)` in [0, 1].
+        floor: least deviation, in cells.
+
+    Returns:
+        `(B, H, W)` in (0, 1]; 1 everywhere for an empty mask.
+    """
+    inside = masks > 0.5
+    number = inside.sum(dim=(1, 2))
+    cells = _cells(masks.shape[-2], masks.shape[-1], masks).unflatten(0, masks.shape[-2:])
+    centre = torch.stack([_median(inside.sum(dim=2)), _median(inside.sum(dim=1))], dim=-1).to(cells.dtype)
+    squares = (cells[None] - centre[:, None, None]).square().sum(dim=3)
+    variance = (squares * inside).sum(dim=(1, 2)) / number.clamp(min=1)
+    kernel = torch.exp(-squares / (2 * variance.clamp(min=floor**2))[:, None, None])
+    # Far from a small object the Gaussian underflows, and a match there would have no logarithm.
+    kernel = kernel.clamp(min=torch.finfo(kernel.dtype).tiny)
+    return torch.where(number[:, None, None] > 0, kernel, 1.0)
+
+
+def _median(counts: torch.Tensor) -> torch.Tensor:
+    """Median of coordinates of which `(B, n)` says how often each occurs; the mean of the middle two."""
+    total, reached = counts.sum(dim=1, keepdim=True), counts.cumsum(dim=1)
+    lower, upper = ((reached <= (total - 1 + i) // 2).sum(dim=1) for i in (0, 1))
+    return (lower + upper) / 2
+
+
 def _check(memory_key: torch.Tensor, memory_value: torch.Tensor, query_key: torch.Tensor) -> None:
     """Refuse tensors that do not belong together."""
+    if not all(isinstance(t, torch.Tensor) and t.is_floating_point() for t in (memory_key, memory_value, query_key)):
+        raise UserError("a reader expects three tensors of floats")
+    if len({t.dtype for t in (memory_key, memory_value, query_key)}) > 1:
+        found = f"{memory_key.dtype}, {memory_value.dtype} and {query_key.dtype}"
+        raise UserError(f"a reader expects all tensors in one precision, found {found}")
     shapes = [tuple(t.shape) for t in (memory_key, memory_value, query_key)]
     key, value, query = shapes
     if (
@@ -218,10 +345,10 @@ def _chunks(query: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, ...]
     return query.split(max(1, _CHUNK // (keys.shape[0] * keys.shape[2])), dim=1)
 
 
-def _cells(size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
+def _cells(height: int, width: int, like: torch.Tensor) -> torch.Tensor:
     """`(H·W, 2)` row and column of every cell, in no less than float32."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    axes = [torch.arange(n, dtype=dtype, device=like.device) for n in size]
+    axes = [torch.arange(n, dtype=dtype, device=like.device) for n in (height, width)]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vosforge.errors import UserError
@@ -15,6 +16,7 @@ from vosforge.networks.decoders import RefineDecoder
 from vosforge.networks.encoders import Encoder, KeyValue
 from vosforge.networks.fusion import Fusion
 from vosforge.networks.parts import Parts
+from vosforge.networks.quality import PriorEnhancement, QualityHead
 from vosforge.networks.siamese import correlate, correlation_channels, crop_targets, target_size
 
 
@@ -34,21 +36,29 @@ class SpaceTimeNetwork(MemoryNetwork):
         planes = {"mask": 1, "mask+others": 2, "mask+scribbles": 3}[parts.memory_input]
         own = parts.memory_backbone or parts.backbone
         self.query_encoder = Encoder(parts.backbone, parts.strides, pretrained=parts.pretrained, frozen=frozen)
-        # Weights of the same backbone are copied from the query's; those of another one can only be the hub's.
-        hub = parts.pretrained is True and own != parts.backbone
-        self.memory_encoder = Encoder(own, parts.strides, planes, parts.planes_at, hub, frozen)
+        # Weights of the same backbone are copied from the query's.
+        start = own != parts.backbone and (parts.memory_pretrained or parts.pretrained is True)
+        self.memory_encoder = Encoder(own, parts.strides, planes, parts.planes_at, start, frozen)
         *skips, coarse = self.query_encoder.channels
         widened = coarse + correlation_channels(parts, coarse)
+        if parts.prior != "none":
+            self.enhancement = PriorEnhancement(coarse)
         self.query_head = KeyValue(widened, parts.key_channels, parts.value_channels)
         masked = self.memory_encoder.channels[-1]
         if parts.memory_encoder == "key-value":
             self.memory_head = KeyValue(masked, parts.key_channels, parts.value_channels)
         else:
             self.fusion = Fusion(masked + coarse, parts.value_channels)
+        if parts.quality == "own":
+            self.score_encoder = Encoder(own, parts.strides, planes, parts.planes_at, start, frozen)
+        if parts.quality != "none":
+            size = parts.quality_channels, parts.quality_cells, parts.quality_activation
+            self.quality_head = QualityHead(masked, *size)
         self.reader = make_reader(parts)
         self.context, read_channels, context = nn.Identity(), 2 * parts.value_channels, None
         if parts.aspp == "read":
-            self.context, read_channels = _aspp(parts)(read_channels, parts.aspp_channels), parts.aspp_channels
+            width = parts.aspp_output or parts.aspp_channels
+            self.context, read_channels = _aspp(parts)(read_channels, width), width
         elif parts.aspp == "decoder":
             context = lambda channels: _aspp(parts)(channels, channels)  # noqa: E731
         self.decoder = RefineDecoder(
@@ -71,6 +81,8 @@ class SpaceTimeNetwork(MemoryNetwork):
         self.query_head.key.weight.mul_(self.parts.key_gain)
         if same_backbone:
             self.memory_encoder.start_from(self.query_encoder)
+            if self.parts.quality == "own":
+                self.score_encoder.start_from(self.query_encoder)
             if self.parts.memory_encoder == "key-value":
                 memory, query = self.memory_head.key, self.query_head.key
                 memory.weight.copy_(query.weight[:, : memory.weight.shape[1]])
@@ -90,11 +102,21 @@ class SpaceTimeNetwork(MemoryNetwork):
             features = self.query_encoder(patches.flatten(0, 1))[-1]
         return features.unflatten(0, patches.shape[:2])
 
-    def encode_query(self, frames: torch.Tensor, targets: torch.Tensor | None = None) -> Query:
-        """Key, value and features of `(B, 3, H, W)` frames (STM unified, 2.1; with `siamese` EMN, equation 8)."""
+    def encode_query(
+        self,
+        frames: torch.Tensor,
+        targets: torch.Tensor | None = None,
+        previous: torch.Tensor | None = None,
+        prior: torch.Tensor | None = None,
+    ) -> Query:
+        """Key, value and features of `(B, 3, H, W)` frames (STM unified, 2.1).
+
+        With `prior` masks enhance the features (QPM, equation 4), with `siamese` the targets' correlation follows
+        them (EMN, equation 8).
+        """
         self.check(frames)
         *skips, coarse = self.query_encoder(self.pad_frames(frames))
-        features = coarse
+        features = self._enhanced(coarse, previous if prior is None else prior)
         if self.parts.siamese:
             if targets is None:
                 raise UserError("a siamese query needs its targets: targets=network.encode_target(frames, masks)")
@@ -102,10 +124,38 @@ class SpaceTimeNetwork(MemoryNetwork):
                 expected = f"(B, K, C, h, w) with B = {len(frames)} and C = {coarse.shape[1]}"
                 raise UserError(f"targets must be {expected}, as encode_target gives, found {tuple(targets.shape)}")
             related = correlate(coarse, targets, self.parts.correlation)
-            repeated = coarse[:, None].expand(-1, related.shape[1], -1, -1, -1)
-            features = torch.cat([repeated, related], dim=2).flatten(0, 1)
-        key, value = (x.unflatten(0, (frames.shape[0], -1)) for x in self.query_head(features))
-        return Query(key, value, coarse, tuple(skips), (frames.shape[-2], frames.shape[-1]))
+            features = torch.cat([features.expand(-1, related.shape[1], -1, -1, -1), related], dim=2)
+        key, value = (x.unflatten(0, features.shape[:2]) for x in self.query_head(features.flatten(0, 1)))
+        size = (frames.shape[-2], frames.shape[-1])
+        return Query(key, value, coarse, tuple(skips), size, self._where(previous, coarse))
+
+    def _enhanced(self, coarse: torch.Tensor, prior: torch.Tensor | None) -> torch.Tensor:
+        """The query's features `(B, 1, C, h, w)`, or one for each object whose own mask enhances them."""
+        if self.parts.prior == "none":
+            return coarse[:, None]
+        if prior is None:
+            raise UserError("this network's query asks for a mask: previous=masks of the frame before")
+        self._check_masks(prior, coarse)
+        masks = prior if self.parts.prior == "object" else prior.amax(dim=1, keepdim=True)
+        cells = F.interpolate(
+            pad_to_stride(masks, self.stride), size=coarse.shape[-2:], mode="bilinear", align_corners=False
+        )
+        repeated = coarse[:, None].expand(-1, masks.shape[1], -1, -1, -1)
+        return self.enhancement(repeated.flatten(0, 1), cells.flatten(0, 1)[:, None]).unflatten(0, masks.shape[:2])
+
+    def _where(self, previous: torch.Tensor | None, coarse: torch.Tensor) -> torch.Tensor | None:
+        """Each object's share of every cell in the frame before, `(B, K, h, w)`, for readers that ask for it."""
+        if previous is None or not isinstance(self.reader, readers.SpatialReader):
+            return None
+        self._check_masks(previous, coarse)
+        return F.avg_pool2d(pad_to_stride(previous, self.stride), self.stride)
+
+    def _check_masks(self, masks: torch.Tensor, coarse: torch.Tensor) -> None:
+        cells = tuple(-(-side // self.stride) for side in masks.shape[2:])
+        if masks.ndim != 4 or len(masks) != len(coarse) or cells != tuple(coarse.shape[-2:]):
+            raise UserError(
+                f"masks of the frame before must be (B, K, H, W) like the frames, found {tuple(masks.shape)}"
+            )
 
     def encode_memory(
         self,
@@ -121,17 +171,30 @@ class SpaceTimeNetwork(MemoryNetwork):
         out count as none.
         """
         self.check(frames, masks)
-        planes = pad_to_stride(self._planes(masks, scribbles), self.stride)
-        padded = self.pad_frames(frames)
         objects = masks.shape[1]
-        features = self.memory_encoder(padded.repeat_interleave(objects, dim=0), planes.flatten(0, 1))[-1]
+        features = self._encode_masked(self.memory_encoder, frames, masks, scribbles)
         if self.parts.memory_encoder == "key-value":
             key, value = self.memory_head(features)
             return key.unflatten(0, (-1, objects)), value.unflatten(0, (-1, objects))
         if query is None:
-            query = self.encode_query(frames, self.encode_target(frames, masks))
+            query = self.encode_query(frames, self.encode_target(frames, masks), masks)
         value = self.fusion(features, query.features.repeat_interleave(objects, dim=0))
         return query.key, value.unflatten(0, (-1, objects))
+
+    def assess(self, frames: torch.Tensor, masks: torch.Tensor) -> torch.Tensor | None:
+        """Quality `(B, K)` of each object's mask (QPM, 2.2); None without `quality`."""
+        if self.parts.quality == "none":
+            return None
+        self.check(frames, masks)
+        encoder = self.score_encoder if self.parts.quality == "own" else self.memory_encoder
+        return self.quality_head(self._encode_masked(encoder, frames, masks, None)).unflatten(0, masks.shape[:2])
+
+    def _encode_masked(
+        self, encoder: Encoder, frames: torch.Tensor, masks: torch.Tensor, scribbles: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Features `(B·K, C, h, w)` of frames with each object's mask."""
+        planes = pad_to_stride(self._planes(masks, scribbles), self.stride)
+        return encoder(self.pad_frames(frames).repeat_interleave(masks.shape[1], dim=0), planes.flatten(0, 1))[-1]
 
     def _planes(self, masks: torch.Tensor, scribbles: torch.Tensor | None) -> torch.Tensor:
         """What the memory encoder sees beside RGB, `(B, K, P, H, W)`."""
@@ -156,12 +219,14 @@ class SpaceTimeNetwork(MemoryNetwork):
         The papers' equation 1 writes the query's value first; published weights expect this order.
         """
         objects = memory_value.shape[1]
-        if memory_key.shape[1] == query.key.shape[1] == 1:
+        if memory_key.shape[1] == query.key.shape[1] == 1 and query.previous is None:
             # One affinity serves all objects: their values are read as channels of one.
             merged = self.reader(memory_key[:, 0], memory_value.flatten(1, 2), query.key[:, 0])
             read = merged.unflatten(1, (objects, -1))
         else:
-            each = memory_key, memory_value, query.key
+            each = [memory_key, memory_value, query.key]
+            if query.previous is not None:
+                each.append(query.previous)
             read = self.reader(*(x.expand(-1, objects, *x.shape[2:]).flatten(0, 1) for x in each))
             read = read.unflatten(0, (-1, objects))
         return torch.cat([read, query.value.expand(-1, objects, -1, -1, -1)], dim=2)
@@ -179,7 +244,8 @@ def make_reader(parts: Parts) -> readers.Reader:
         return readers.DenseReader(**affinity)
     if parts.reader == "topk":
         return readers.TopKReader(50 if parts.top_k is None else parts.top_k, **affinity)
-    return readers.KernelReader(parts.sigma, parts.top_k, parts.argmax_on, parts.renormalise, **affinity)
+    kernel = readers.KernelReader if parts.reader == "kernel" else readers.SpatialReader
+    return kernel(parts.sigma, parts.top_k, parts.argmax_on, parts.renormalise, **affinity)
 
 
 def _aspp(parts: Parts) -> partial[ASPP]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 
 from vosforge.errors import UserError
 
-Policy = Literal["previous", "every", "given"]
+Policy = Literal["previous", "every", "ends", "given"]
 
 
 @dataclass(frozen=True)
@@ -19,26 +20,28 @@ class Remembered:
     Attributes:
         index: the frame's position in the video.
         permanent: never evicted (the frame where the objects were given).
-        key: `(K, CK, h, w)`, or K = 1 where all objects share it; `value`: `(K, CV, h, w)`.
+        lasting: good enough to stay when it is no longer the previous frame.
+        tensors: what the network remembers of it, key `(K, CK, h, w)` and value `(K, CV, h, w)`; K = 1 where all
+            objects share one.
     """
 
     index: int
     permanent: bool
-    key: torch.Tensor
-    value: torch.Tensor
+    lasting: bool
+    tensors: tuple[torch.Tensor, ...]
 
 
 class MemoryBank:
     """The remembered frames of objects that entered the video together.
 
     Frames whose masks were given are always held. Beside them the policy "previous" holds the latest frame and
-    every N-th (STM unified, 3.1), "every" every N-th alone (STCN), and "given" none (STM unified, 3.2). When that
-    would exceed the budget, the oldest frame that is neither given nor the latest goes.
+    every N-th (STM unified, 3.1), "every" every N-th alone (STCN), "ends" the latest alone (CFBI+), and "given" none
+    (STM unified, 3.2). When that would exceed the budget, the oldest frame that is neither given nor the latest goes.
 
     Args:
         every: N.
         budget: most frames held, at least 2; None keeps all, as the papers do.
-        policy: one of the three.
+        policy: one of the four.
 
     Raises:
         UserError: for N below 1, a budget below 2 or an unknown policy.
@@ -59,25 +62,32 @@ class MemoryBank:
 
     def wants(self, index: int, permanent: bool) -> bool:
         """Whether a frame would be held at all, so that what is not wanted need not be encoded."""
-        kept = {"previous": True, "every": index % self.every == 0, "given": False}
+        kept = {"previous": True, "every": index % self.every == 0, "ends": True, "given": False}
         return permanent or kept[self.policy]
 
-    def add(self, index: int, key: torch.Tensor, value: torch.Tensor, permanent: bool) -> None:
-        """Remember a frame; the one before it stays only if it is permanent or its turn among every N."""
-        if self.held and not self.held[-1].permanent and self.held[-1].index % self.every:
-            self.held.pop()
-        self.held.append(Remembered(index, permanent, key, value))
+    def add(self, index: int, tensors: tuple[torch.Tensor, ...], permanent: bool, lasting: bool = True) -> None:
+        """Remember a frame; the one before it stays only if it is permanent, or lasting and its turn among every N."""
+        if self.policy == "every" and not permanent and not lasting:
+            return
+        if self.held and not self.held[-1].permanent:
+            latest = self.held[-1]
+            if self.policy == "ends" or latest.index % self.every or not latest.lasting:
+                self.held.pop()
+        self.held.append(Remembered(index, permanent, lasting, tensors))
         while self.budget is not None and len(self.held) > self.budget:
             oldest = next((i for i, frame in enumerate(self.held[:-1]) if not frame.permanent), None)
             if oldest is None:
                 return
             self.evicted.append(self.held.pop(oldest).index)
 
-    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def widen(self, admit: Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]) -> None:
+        """Give every remembered frame the form that it has after more objects entered."""
+        self.held = [replace(frame, tensors=admit(frame.tensors)) for frame in self.held]
+
+    def read(self) -> tuple[torch.Tensor, ...]:
         """All that is held: key `(1, K, CK, T, h, w)` and value `(1, K, CV, T, h, w)`."""
-        keys = torch.stack([frame.key for frame in self.held], dim=2)
-        values = torch.stack([frame.value for frame in self.held], dim=2)
-        return keys[None], values[None]
+        kinds = zip(*(frame.tensors for frame in self.held), strict=True)
+        return tuple(torch.stack(kind, dim=2)[None] for kind in kinds)
 
     @property
     def frames(self) -> list[int]:
@@ -87,4 +97,4 @@ class MemoryBank:
     @property
     def bytes(self) -> int:
         """Memory taken by keys and values."""
-        return sum(tensor.nbytes for frame in self.held for tensor in (frame.key, frame.value))
+        return sum(tensor.nbytes for frame in self.held for tensor in frame.tensors)

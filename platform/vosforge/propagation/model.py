@@ -7,8 +7,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
@@ -40,8 +38,6 @@ class Model:
         Raises:
             UserError: when there is no such device here.
         """
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"device {device}: this machine has no CUDA GPU that torch can use; choose cpu")
         segmenters = [Propagator(network, self.memory_every, self.budget, device=device) for network in self.members]
         return segmenters[0] if len(segmenters) == 1 else Ensemble(segmenters)
 

@@ -27,7 +27,7 @@ class Segmenter(ABC):
     """
 
     def __init__(self, device: str | torch.device = "cpu"):
-        self.device = torch.device(device)
+        self.device = _device(device)
         self.objects: list[int] = []
         self._size: tuple[int, int] | None = None
         self._index = -1
@@ -75,6 +75,8 @@ class Segmenter(ABC):
         """The frame as `(1, 3, H, W)` float on the device, or a `UserError`."""
         position = f"frame {self._index + 1}"
         image = torch.as_tensor(np.array(frame)) if isinstance(frame, np.ndarray) else frame
+        if not isinstance(image, torch.Tensor):
+            raise UserError(f"{position}: expected a tensor or an array, found {type(frame).__name__}")
         if image.ndim == 3 and image.shape[-1] == 3 and image.dtype == torch.uint8:
             image = image.permute(2, 0, 1).float() / 255
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or 0 in image.shape:
@@ -93,6 +95,8 @@ class Segmenter(ABC):
         """The mask on the device, or a `UserError`."""
         position = f"frame {self._index + 1}"
         given = torch.as_tensor(_widened(mask)) if isinstance(mask, np.ndarray) else mask
+        if not isinstance(given, torch.Tensor):
+            raise UserError(f"{position}: the mask must be a tensor or an array, found {type(mask).__name__}")
         given = given.long() if given.dtype in (torch.uint16, torch.uint32, torch.uint64) else given
         if tuple(given.shape) != size:
             raise UserError(f"{position}: the mask must have the frame's size {size}, found {tuple(given.shape)}")
@@ -112,6 +116,17 @@ class Segmenter(ABC):
         foreground = torch.stack(planes)
         self.objects = objects
         return torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground])
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of that name, or a `UserError` where there is none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}; valid: cpu, cuda, cuda:1, ...") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name}: this machine has {torch.cuda.device_count()} GPUs; use cpu")
+    return device
 
 
 def _widened(mask: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ from ray.util.queue import Queue
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.running import Truth, evaluate
-from vosforge.networks import Parts
+from vosforge.networks import preset
+from vosforge.networks.parts import hints
 from vosforge.propagation import Model, segment_clip
 from vosforge.search.members import METRIC, RESULTS_FILE
 from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, write_bytes
@@ -103,16 +104,21 @@ def check_space(plan: TrainingPlan, space: dict[str, Any]) -> None:
     Raises:
         UserError: listing what can be varied.
     """
-    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds", "also")] + [f.name for f in fields(Parts)]
+    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds", "also")] + list(_parts(plan))
     unknown = [key for key in space if key not in known]
     if unknown or not space:
         found = repr(unknown[0]) if unknown else "nothing"
         raise UserError(f"search space: expected some of {', '.join(known)}; found {found}")
 
 
+def _parts(plan: TrainingPlan) -> dict[str, Any]:
+    """The parts of the plan's network, and what each may be."""
+    return hints(type(preset(plan.network, plan.size)))
+
+
 def vary(plan: TrainingPlan, config: dict[str, Any], name: str) -> TrainingPlan:
     """The plan with a trial's choices: parts go to the network, the rest to every stage."""
-    parts = {key: value for key, value in config.items() if key in {f.name for f in fields(Parts)}}
+    parts = {key: value for key, value in config.items() if key in _parts(plan)}
     settings = {key: value for key, value in config.items() if key not in parts}
     stages = [replace(stage, **settings) for stage in plan.stages]
     return replace(plan, name=name, parts={**plan.parts, **parts}, stages=stages)

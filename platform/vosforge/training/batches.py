@@ -61,13 +61,22 @@ def one_object(clip: Clip, *key: int) -> Clip:
 
 def mean_jaccard(logits: torch.Tensor, batch: Batch) -> float:
     """Mean IoU of the objects over frames 1 to T - 1 of a batch; frames where both masks are empty count 1."""
+    ious = object_ious(logits, batch.masks[:, 1:])
+    return float(ious[batch.valid[:, None].expand_as(ious)].mean())
+
+
+def object_ious(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """IoU `(B, T, K)` of each object's most probable pixels with its mask; 1 where both are empty.
+
+    Args:
+        logits: `(B, T, K + 1, H, W)`, background first.
+        masks: `(B, T, H, W)` int64 in 0..K.
+    """
     predicted = logits.argmax(dim=2)
-    truth = batch.masks[:, 1:]
-    scores = []
-    for i in range(1, batch.valid.shape[1] + 1):
-        a, b = predicted == i, truth == i
+    ious = []
+    for i in range(1, logits.shape[2]):
+        a, b = predicted == i, masks == i
         union = (a | b).sum(dim=(-1, -2))
         overlap = (a & b).sum(dim=(-1, -2))
-        iou = torch.where(union > 0, overlap / union.clamp(min=1), 1.0)
-        scores.append(iou[batch.valid[:, i - 1]].flatten())
-    return float(torch.cat(scores).mean())
+        ious.append(torch.where(union > 0, overlap / union.clamp(min=1), 1.0))
+    return torch.stack(ious, dim=2)

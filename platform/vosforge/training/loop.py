@@ -24,7 +24,7 @@ from vosforge.training.batches import Batch, make_batch, mean_jaccard, one_objec
 from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
 from vosforge.training.clip_order import check_clips, clip_numbers
 from vosforge.training.curricula import Stage
-from vosforge.training.losses import cross_entropy
+from vosforge.training.losses import cross_entropy, quality_loss
 from vosforge.training.plan import TrainingPlan, claim_run
 
 # Probe clips are numbered far beyond any clip that training reaches.
@@ -162,9 +162,11 @@ def train_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = stage.rate(step)
-    logits = model(batch.frames, batch.first_masks, batch.valid)
+    logits, scores = model(batch.frames, batch.first_masks, batch.valid)
     share = 1 - (1 - stage.hardest) * step / max(stage.steps - 1, 1)
     loss = cross_entropy(logits, batch.masks[:, 1:], share)
+    if scores is not None:
+        loss = loss + quality_loss(scores, logits, batch.masks[:, 1:], batch.valid)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(network.parameters(), stage.clip_norm or math.inf)
@@ -197,7 +199,7 @@ def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None
 @torch.inference_mode()
 def _probe(network: MemoryNetwork, probe: Batch) -> float:
     network.eval()
-    jaccard = mean_jaccard(network(probe.frames, probe.first_masks, probe.valid), probe)
+    jaccard = mean_jaccard(network(probe.frames, probe.first_masks, probe.valid).logits, probe)
     network.train()
     return jaccard
 

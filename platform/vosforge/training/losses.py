@@ -1,9 +1,11 @@
-"""Losses on aggregated logits."""
+"""Losses on aggregated logits, and on assessed quality."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
+from vosforge.training.batches import object_ious
 
 
 def cross_entropy(logits: torch.Tensor, masks: torch.Tensor, share: float = 1.0) -> torch.Tensor:
@@ -21,3 +23,19 @@ def cross_entropy(logits: torch.Tensor, masks: torch.Tensor, share: float = 1.0)
     if share < 1:
         losses = losses.topk(max(1, int(share * losses.shape[1])), dim=1).values
     return losses.mean()
+
+
+def quality_loss(scores: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of assessed quality from the masks' true IoU (QPM, 2.2 and 3.1).
+
+    Args:
+        scores: `(B, T, K)`.
+        logits: `(B, T, K + 1, H, W)`, background first; no gradient flows into them.
+        masks: `(B, T, H, W)` int64 in 0..K.
+        valid: `(B, K)` bool, which objects there are.
+
+    Returns:
+        A scalar, 0 where no object is.
+    """
+    errors = (scores - object_ious(logits.detach(), masks)).square() * valid[:, None]
+    return errors.sum() / (valid.sum() * scores.shape[1]).clamp(min=1)
