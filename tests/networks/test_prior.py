@@ -165,3 +165,21 @@ def test_masks_of_another_form_are_refused(make, clips, name, shape):
     frames = clips((40, 56))[0][:, 0]
     with pytest.raises(UserError, match=r"masks of the frame before must be \(B, K, H, W\) .*found \("):
         make(name).encode_query(frames, previous=torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        torch.zeros(1, 2, 34, 48),
+        torch.zeros(1, 0, 33, 47),
+        torch.zeros(1, 2, 33, 47, dtype=torch.bool),
+        torch.zeros(1, 2, 33, 47, dtype=torch.float64),
+        torch.full((1, 2, 33, 47), float("nan")),
+        torch.full((1, 2, 33, 47), 255.0),
+    ],
+    ids=["of another size", "of no object", "bool", "float64", "NaN", "beyond 1"],
+)
+@pytest.mark.parametrize("name", ["qpm", "skn"])
+def test_masks_that_cannot_be_used_are_refused(make, name, masks):
+    with pytest.raises(UserError, match="masks"):
+        make(name).encode_query(torch.zeros(1, 3, 33, 47), previous=masks)

@@ -264,7 +264,7 @@ class MemoryNetwork(nn.Module, ABC):
             if tensor.dtype != weight.dtype and not torch.is_autocast_enabled(weight.device.type):
                 raise UserError(f"{name} are {tensor.dtype}, the network is {weight.dtype}; convert one of them")
             # Masks that a training step predicted are its own affair: the loop guards its gradients.
-            if not tensor.requires_grad:
+            if name == "frames" or not self.training:
                 check_values(name, tensor)
 
     def _check_clip(self, frames: torch.Tensor) -> None:

@@ -130,7 +130,9 @@ _NEEDS = {
     **dict.fromkeys(("sigma", "argmax_on", "renormalise"), ("reader", ("kernel", "spatial"))),
     **dict.fromkeys([part for part in _HINTS if part.startswith("aspp_")], ("aspp", ("read", "decoder"))),
     **dict.fromkeys([part for part in _HINTS if part.startswith("quality_")], ("quality", ("own", "shared"))),
-    **dict.fromkeys(("memory_threshold", "prior_threshold"), ("quality", ("own", "shared"))),
+    "aspp_output": ("aspp", ("read",)),
+    "memory_threshold": ("quality", ("own", "shared")),
+    "prior_threshold": ("prior", ("union", "object")),
     "correlation": ("siamese", (True,)),
 }
 
@@ -144,8 +146,10 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
     """
     chosen = _valid(type(parts), chosen)
     result = replace(parts, **chosen)
-    for part in chosen.keys() & _NEEDS.keys():
-        other, values = _NEEDS[part]
+    needs = [(part, *_NEEDS[part]) for part in chosen if part in _NEEDS]
+    if "prior_threshold" in chosen:
+        needs.append(("prior_threshold", "quality", ("own", "shared")))
+    for part, other, values in needs:
         if getattr(result, other) not in values and chosen[part] != getattr(parts, part):
             options = " or ".join(f"{other}={value!r}" for value in values)
             found = f"{other}={getattr(result, other)!r}"

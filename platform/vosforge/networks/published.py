@@ -178,7 +178,7 @@ def from_published(source: str, state_or_path: Mapping[str, Any] | str | Path, *
     first convolutions of STM's memory encoder are joined.
 
     Args:
-        source: "stm", "mivos", "stcn" or "skn-baseline".
+        source: "stm", "mivos", "stcn", "qdmn", "cfbi+" or "skn-baseline".
         state_or_path: names and values (tensors or arrays), or a file that holds them (.pth or .safetensors);
             nothing but tensors is ever unpickled.
         parts: parts of the result to choose, e.g. `top_k=20`; those with weights must fit the checkpoint.

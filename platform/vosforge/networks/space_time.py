@@ -115,6 +115,9 @@ class SpaceTimeNetwork(MemoryNetwork):
         them (EMN, equation 8).
         """
         self.check(frames)
+        for masks in (previous, prior):
+            if masks is not None:
+                self._check_before(frames, masks)
         *skips, coarse = self.query_encoder(self.pad_frames(frames))
         features = self._enhanced(coarse, previous if prior is None else prior)
         if self.parts.siamese:
@@ -129,13 +132,19 @@ class SpaceTimeNetwork(MemoryNetwork):
         size = (frames.shape[-2], frames.shape[-1])
         return Query(key, value, coarse, tuple(skips), size, self._where(previous, coarse))
 
+    def _check_before(self, frames: torch.Tensor, masks: torch.Tensor) -> None:
+        """Refuse masks of the frame before that are not like these frames."""
+        if masks.ndim != 4 or len(masks) != len(frames) or masks.shape[2:] != frames.shape[2:]:
+            expected = f"(B, K, H, W) like the frames {tuple(frames.shape)}"
+            raise UserError(f"masks of the frame before must be {expected}, found {tuple(masks.shape)}")
+        self.check(frames, masks)
+
     def _enhanced(self, coarse: torch.Tensor, prior: torch.Tensor | None) -> torch.Tensor:
         """The query's features `(B, 1, C, h, w)`, or one for each object whose own mask enhances them."""
         if self.parts.prior == "none":
             return coarse[:, None]
         if prior is None:
             raise UserError("this network's query asks for a mask: previous=masks of the frame before")
-        self._check_masks(prior, coarse)
         masks = prior if self.parts.prior == "object" else prior.amax(dim=1, keepdim=True)
         cells = F.interpolate(
             pad_to_stride(masks, self.stride), size=coarse.shape[-2:], mode="bilinear", align_corners=False
@@ -147,15 +156,7 @@ class SpaceTimeNetwork(MemoryNetwork):
         """Each object's share of every cell in the frame before, `(B, K, h, w)`, for readers that ask for it."""
         if previous is None or not isinstance(self.reader, readers.SpatialReader):
             return None
-        self._check_masks(previous, coarse)
         return F.avg_pool2d(pad_to_stride(previous, self.stride), self.stride)
-
-    def _check_masks(self, masks: torch.Tensor, coarse: torch.Tensor) -> None:
-        cells = tuple(-(-side // self.stride) for side in masks.shape[2:])
-        if masks.ndim != 4 or len(masks) != len(coarse) or cells != tuple(coarse.shape[-2:]):
-            raise UserError(
-                f"masks of the frame before must be (B, K, H, W) like the frames, found {tuple(masks.shape)}"
-            )
 
     def encode_memory(
         self,
