@@ -6,7 +6,7 @@ import timm
 import torch
 
 from vosforge.errors import UserError
-from vosforge.networks import build, save
+from vosforge.networks import build, load, save
 from vosforge.networks.encoders import IMAGENET_MEAN, IMAGENET_STD, Encoder
 
 
@@ -132,3 +132,15 @@ def test_planes_at_the_stem_add_to_its_output(backbone):
     with torch.no_grad():
         stem.planes.weight.zero_()
         assert all((a == b).all() for a, b in zip(encoder(frames, planes), encoder(frames, 1 - planes), strict=True))
+
+
+def test_saved_network_needs_the_files_no_more_that_its_backbones_started_from(tmp_path):
+    query = write(tmp_path / "query", randomised("resnet18"), "pth")
+    memory = write(tmp_path / "memory", randomised("test_resnet"), "pth")
+    parts = {"backbone": "resnet18", "memory_backbone": "test_resnet", "strides": (4, 8)}
+    network = build("stcn", "nano", **parts, pretrained=query, memory_pretrained=memory)
+    assert network.memory_encoder.body.layer2[0].conv1.weight.min() >= 0.1
+    save(network, tmp_path / "stcn.safetensors")
+    query.unlink()
+    memory.unlink()
+    assert load(tmp_path / "stcn.safetensors").description["parts"]["memory_pretrained"] is False

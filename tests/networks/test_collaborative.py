@@ -180,9 +180,10 @@ def test_parts_have_the_sizes_that_they_promise():
 
 
 def test_parts_of_other_skeletons_are_refused():
-    with pytest.raises(UserError, match="siamese=True does not go with cfbi"):
+    with pytest.raises(UserError, match="siamese=True does not go with this network"):
         build("cfbi+", "nano", siamese=True)
-    with pytest.raises(UserError, match="reader='topk' does not go with cfbi"):
+    with pytest.raises(UserError, match="reader='topk' does not go with this network"):
         build("cfbi+", "nano", reader="topk")
+    assert build("cfbi+", "nano", aspp_dilations=(1, 2)).parts.aspp_dilations == (1, 2)
     with pytest.raises(UserError, match="unknown part 'windows_4'"):
         build("stm", "nano", windows_4=(2, 4))

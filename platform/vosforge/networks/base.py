@@ -114,7 +114,7 @@ class MemoryNetwork(nn.Module, ABC):
         masks: torch.Tensor,
         scribbles: torch.Tensor | None = None,
         query: Query | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         """Encode `(B, 3, H, W)` frames with `(B, K, H, W)` object probabilities into the memory.
 
         Args:
@@ -124,12 +124,13 @@ class MemoryNetwork(nn.Module, ABC):
             query: the same frames encoded as query, if at hand; networks that share keys then save that work.
 
         Returns:
+            What is remembered, each tensor with its objects, or one for all, in dimension 1: in space-time networks
             key `(B, K, CK, h, w)`, or K = 1 where all objects share it, and value `(B, K, CV, h, w)`.
         """
 
     @abstractmethod
-    def read(self, query: Query, memory_key: torch.Tensor, memory_value: torch.Tensor) -> torch.Tensor:
-        """Read T remembered frames, `(B, K or 1, CK, T, h, w)` and `(B, K, CV, T, h, w)`, for each object."""
+    def read(self, query: Query, *memory: torch.Tensor) -> torch.Tensor:
+        """Read T remembered frames, stacked in dimension 3 (`(B, K or 1, CK, T, h, w)`, ...), for each object."""
 
     @abstractmethod
     def decode(self, query: Query, read: torch.Tensor) -> torch.Tensor:

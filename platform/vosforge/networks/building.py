@@ -34,6 +34,8 @@ NETWORKS: dict[str, dict[str, Parts]] = {
     "stcn": stcn.SIZES,
 }
 SIZES = ("nano", "small", "paper")
+# For networks whose weights come from a file: their backbones need no others first.
+UNTRAINED = {"pretrained": False, "memory_pretrained": False}
 
 
 def build(name: str, size: str = "paper", **parts: Any) -> MemoryNetwork:
@@ -48,12 +50,7 @@ def build(name: str, size: str = "paper", **parts: Any) -> MemoryNetwork:
         UserError: for an unknown name, size or part, listing the valid ones, and for parts that cannot go together,
             with the reason.
     """
-    chosen = choose(preset(name, size), **parts)
-    strange = {} if not isinstance(chosen, CollaborativeParts) else parts.keys() - CollaborativeParts.taken()
-    for part in strange:
-        if getattr(chosen, part) != getattr(preset(name, size), part):
-            raise UserError(f"{part}={parts[part]!r} does not go with {name}, which matches frames and reads no values")
-    return compose(name, size, chosen)
+    return compose(name, size, choose(preset(name, size), **parts))
 
 
 def compose(name: str, size: str, parts: Parts) -> MemoryNetwork:
@@ -97,12 +94,11 @@ def load(path: str | Path, **parts: Any) -> MemoryNetwork:
     """
     description = describe(path)
     name, size = description["name"], description["size"]
-    saved = restore(preset(name, size), {**description["parts"], "pretrained": False})
+    saved = restore(preset(name, size), {**description["parts"], **UNTRAINED})
     network = compose(name, size, choose(saved, **parts))
-    with _opened(path) as file:
-        kept = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118 - it is no dictionary
-    network = network.to(next((dtype for dtype in kept if dtype.is_floating_point), torch.float32))
-    load_weights(network, path)
+    state = _weights(path)
+    network = network.to(next((w.dtype for w in state.values() if w.is_floating_point()), torch.float32))
+    _fill(network, state, path)
     return network.eval()
 
 
@@ -141,8 +137,16 @@ def load_weights(network: MemoryNetwork, path: str | Path) -> None:
     Raises:
         UserError: when there is no such file, or naming the first missing, unexpected and misshapen weights.
     """
+    _fill(network, _weights(path), path)
+
+
+def _weights(path: str | Path) -> dict[str, torch.Tensor]:
     with _opened(path) as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+
+
+def _fill(network: MemoryNetwork, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Put a file's weights into the network, all of them."""
     own = network.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)

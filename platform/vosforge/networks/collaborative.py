@@ -47,7 +47,7 @@ class CollaborativeParts(Parts):
 
     @classmethod
     def taken(cls) -> set[str]:
-        """The parts that this skeleton has; of those that all networks share the others belong to space-time reads."""
+        """Its own, and those of all networks that do not belong to a space-time read."""
         own = {field.name for field in fields(cls)} - {field.name for field in fields(Parts)}
         shared = {"backbone", "pretrained", "frozen_batch_norm", "memory_policy", "padding", "training_objects"}
         return own | shared | {"aspp_dilations"}

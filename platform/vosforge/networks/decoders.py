@@ -76,7 +76,7 @@ class RefineDecoder(nn.Module):
         stride: stride of the finest level, by which the prediction is enlarged.
         form: one of the three.
         rectified: as in `ResidualBlock`.
-        context: makes the module, if any, that follows the first block, from its number of channels.
+        context: makes the module, if any, that follows the first block, from its channels in and out.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RefineDecoder(nn.Module):
         stride: int,
         form: Form = "stm",
         rectified: bool = False,
-        context: Callable[[int], nn.Module] | None = None,
+        context: Callable[[int, int], nn.Module] | None = None,
     ):
         super().__init__()
         self.stride = stride
@@ -97,7 +97,7 @@ class RefineDecoder(nn.Module):
             self.compress = nn.Sequential(*entry)
         else:
             self.compress = ResidualBlock(read_channels, wide, rectified)
-        self.context = nn.Identity() if context is None else context(wide)
+        self.context = nn.Identity() if context is None else context(wide, wide)
         widths = [*[channels] * (len(skip_channels) - 1), wide] if skip_channels else []
         self.refine = nn.ModuleList(
             Refine(skip, width, channels, form != "stcn", rectified)

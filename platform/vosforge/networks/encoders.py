@@ -57,14 +57,17 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.frozen = frozen
         widened = planes if planes_at == "input" else 0
-        self.body = _features(backbone, strides, 3 + widened, pretrained is True, dilated)
+        self.body = _features(backbone, strides, 3 + widened, pretrained is True and not planes, dilated)
         self.channels: list[int] = self.body.feature_info.channels()
-        if isinstance(pretrained, str):
+        if isinstance(pretrained, str) and not planes:
             load_backbone(self.body, pretrained)
         elif frozen and not pretrained:
             _open_branches(self.body)
         if planes and planes_at == "stem":
             self.body.conv1 = _StemWithPlanes(_stem(self.body, backbone), planes)
+        if planes and pretrained:
+            # Published weights see RGB alone.
+            self.start_from(Encoder(backbone, strides, pretrained=pretrained, dilated=dilated))
         self.train()
 
     def forward(self, frames: torch.Tensor, planes: torch.Tensor | None = None) -> list[torch.Tensor]:

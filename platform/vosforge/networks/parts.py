@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -113,6 +113,11 @@ class Parts:
     memorise_margin: bool = False
     training_objects: Literal["all", "one"] = "all"
 
+    @classmethod
+    def taken(cls) -> set[str]:
+        """The parts that networks of this kind have; the others are refused."""
+        return {field.name for field in fields(cls)}
+
 
 def hints(kind: type[Parts] = Parts) -> dict[str, Any]:
     """The parts of a kind of network, and what each may be."""
@@ -124,16 +129,17 @@ _LEAST = {
     **dict.fromkeys([part for part in _HINTS if part.endswith(("_channels", "_cells", "_output", "top_k"))], 1),
     "aspp_dropout": 0,
 }
-# Parts that do nothing unless another one has the value that brings them in.
+_ASSESSED = ("quality", ("own", "shared"))
+# Parts that do nothing unless others have the values that bring them in.
 _NEEDS = {
-    "top_k": ("reader", ("topk", "kernel", "spatial")),
-    **dict.fromkeys(("sigma", "argmax_on", "renormalise"), ("reader", ("kernel", "spatial"))),
-    **dict.fromkeys([part for part in _HINTS if part.startswith("aspp_")], ("aspp", ("read", "decoder"))),
-    **dict.fromkeys([part for part in _HINTS if part.startswith("quality_")], ("quality", ("own", "shared"))),
-    "aspp_output": ("aspp", ("read",)),
-    "memory_threshold": ("quality", ("own", "shared")),
-    "prior_threshold": ("prior", ("union", "object")),
-    "correlation": ("siamese", (True,)),
+    "top_k": (("reader", ("topk", "kernel", "spatial")),),
+    **dict.fromkeys(("sigma", "argmax_on", "renormalise"), (("reader", ("kernel", "spatial")),)),
+    **dict.fromkeys([part for part in _HINTS if part.startswith("aspp_")], (("aspp", ("read", "decoder")),)),
+    **dict.fromkeys([part for part in _HINTS if part.startswith("quality_")], (_ASSESSED,)),
+    "aspp_output": (("aspp", ("read",)),),
+    "memory_threshold": (_ASSESSED,),
+    "prior_threshold": (("prior", ("union", "object")), _ASSESSED),
+    "correlation": (("siamese", (True,)),),
 }
 
 
@@ -146,11 +152,16 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
     """
     chosen = _valid(type(parts), chosen)
     result = replace(parts, **chosen)
-    needs = [(part, *_NEEDS[part]) for part in chosen if part in _NEEDS]
-    if "prior_threshold" in chosen:
-        needs.append(("prior_threshold", "quality", ("own", "shared")))
+    taken = parts.taken()
+    changed = [part for part in chosen if chosen[part] != getattr(parts, part)]
+    for part in changed:
+        if part not in taken:
+            raise UserError(
+                f"{part}={chosen[part]!r} does not go with this network, which has {', '.join(sorted(taken))}"
+            )
+    needs = [(part, *need) for part in changed for need in _NEEDS.get(part, ()) if need[0] in taken]
     for part, other, values in needs:
-        if getattr(result, other) not in values and chosen[part] != getattr(parts, part):
+        if getattr(result, other) not in values:
             options = " or ".join(f"{other}={value!r}" for value in values)
             found = f"{other}={getattr(result, other)!r}"
             raise UserError(f"{part}={chosen[part]!r} has no effect with {found}; choose {options}, or leave it out")

@@ -1,7 +1,8 @@
 """Published checkpoints: the weights of public code, under our names.
 
-The layouts are those of `seoungwugoh/STM`, `hkchengrex/MiVOS` and `Mask-Propagation`, `hkchengrex/STCN`, and the
-re-training of STM with ResNeSt-101 that SKN starts from (`haochenheheda/Training-Code-of-STM`).
+The layouts are those of `seoungwugoh/STM`, `hkchengrex/MiVOS` and `Mask-Propagation`, `hkchengrex/STCN`,
+`yongliu20/QDMN`, `z-x-yang/CFBI` (CFBI+), and the re-training of STM with ResNeSt-101 that SKN starts from
+(`haochenheheda/Training-Code-of-STM`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from vosforge.errors import UserError
 from vosforge.networks import skn
 from vosforge.networks.base import MemoryNetwork
-from vosforge.networks.building import compose, preset
+from vosforge.networks.building import UNTRAINED, compose, preset
 from vosforge.networks.encoders import read_weights, unwrapped
 from vosforge.networks.parts import Parts, choose
 
@@ -200,7 +201,7 @@ def from_published(source: str, state_or_path: Mapping[str, Any] | str | Path, *
     given = {key.removeprefix("module."): _tensor(key, value) for key, value in state.items()}
     name, own_parts, rules = SOURCES[source]
     base = choose(preset(name), **{**own_parts, **_planes(source, given)})
-    network = compose(name, "paper", choose(base, **{**parts, "pretrained": False}))
+    network = compose(name, "paper", choose(base, **{**parts, **UNTRAINED}))
     if any(weight.dtype == torch.float64 for weight in given.values()):
         network = network.double()
     own = network.state_dict()

@@ -60,7 +60,7 @@ class SpaceTimeNetwork(MemoryNetwork):
             width = parts.aspp_output or parts.aspp_channels
             self.context, read_channels = _aspp(parts)(read_channels, width), width
         elif parts.aspp == "decoder":
-            context = lambda channels: _aspp(parts)(channels, channels)  # noqa: E731
+            context = _aspp(parts)
         self.decoder = RefineDecoder(
             read_channels,
             skips,
@@ -130,7 +130,7 @@ class SpaceTimeNetwork(MemoryNetwork):
             features = torch.cat([features.expand(-1, related.shape[1], -1, -1, -1), related], dim=2)
         key, value = (x.unflatten(0, features.shape[:2]) for x in self.query_head(features.flatten(0, 1)))
         size = (frames.shape[-2], frames.shape[-1])
-        return Query(key, value, coarse, tuple(skips), size, self._where(previous, coarse))
+        return Query(key, value, coarse, tuple(skips), size, self._where(previous))
 
     def _check_before(self, frames: torch.Tensor, masks: torch.Tensor) -> None:
         """Refuse masks of the frame before that are not like these frames."""
@@ -152,7 +152,7 @@ class SpaceTimeNetwork(MemoryNetwork):
         repeated = coarse[:, None].expand(-1, masks.shape[1], -1, -1, -1)
         return self.enhancement(repeated.flatten(0, 1), cells.flatten(0, 1)[:, None]).unflatten(0, masks.shape[:2])
 
-    def _where(self, previous: torch.Tensor | None, coarse: torch.Tensor) -> torch.Tensor | None:
+    def _where(self, previous: torch.Tensor | None) -> torch.Tensor | None:
         """Each object's share of every cell in the frame before, `(B, K, h, w)`, for readers that ask for it."""
         if previous is None or not isinstance(self.reader, readers.SpatialReader):
             return None
