@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 from PIL import Image
 
 from vosforge import pictures
+from vosforge.errors import UserError
 from vosforge.pictures import davis_palette
 
 
@@ -17,6 +19,40 @@ def test_overlay_tints_objects_and_leaves_the_ground():
     assert (shown[20, 20] == [50, 114, 50]).all()
     assert (shown[10, 10:30] == davis_palette()[2]).all()
     assert (frame == 100).all()
+
+
+def test_heat_glows_where_the_map_is_high_and_leaves_a_grey_frame_where_it_is_zero():
+    frame = np.zeros((40, 60, 3), np.uint8)
+    frame[..., 0] = 200
+    values = np.zeros((4, 6))
+    values[1, 4], values[3, 0] = 1, 0.25
+    shown = pictures.heat(frame, values).astype(int)
+    assert shown.shape == frame.shape
+    # The middles of cells (1, 4), (3, 0) and of two that are 0.
+    brightness = shown.sum(axis=2)
+    assert brightness[15, 45] > brightness[35, 5] > brightness[35, 45] == brightness[5, 15]
+    assert (shown[35, 45] == shown[35, 45, 0]).all()
+    assert (frame[..., 0] == 200).all()
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 4), (3, 5)])
+def test_cross_lies_on_the_middle_of_its_cell(cell):
+    frame = np.full((80, 120, 3), 90, np.uint8)
+    shown = pictures.cross(frame, cell, (4, 6))
+    rows, columns = np.nonzero((shown != 90).any(axis=2))
+    middle = 20 * cell[0] + 10, 20 * cell[1] + 10
+    assert (shown[middle] == 255).all()
+    assert abs(rows.mean() - middle[0]) < 1
+    assert abs(columns.mean() - middle[1]) < 1
+    assert (pictures.heat(frame, np.zeros((4, 6)), cell)[middle] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros((4, 6, 1)), np.full((4, 6), 1.1), np.full((4, 6), -0.1), np.full((4, 6), np.nan)]
+)
+def test_heat_of_another_form_or_range_is_refused(values):
+    with pytest.raises(UserError, match=r"a map of heat must be \(h, w\) in \[0, 1\], found \(4, 6"):
+        pictures.heat(np.zeros((40, 60, 3), np.uint8), values)
 
 
 def test_palette_begins_as_the_field_has_it():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -13,6 +15,8 @@ from vosforge.errors import UserError
 from vosforge.storage import write_aside
 
 _CAPTION_HEIGHT = 18
+# Brightness of a frame under a map where the map is 0.
+_GROUND = 0.6
 
 
 def davis_palette() -> np.ndarray:
@@ -40,6 +44,55 @@ def overlay(frame: np.ndarray, mask: np.ndarray, strength: float = 0.5) -> np.nd
     result = np.where(mask[..., None] > 0, mixed, frame)
     outline = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     result[outline & (mask > 0)] = colours[outline & (mask > 0)]
+    return result
+
+
+def heat(
+    frame: np.ndarray, values: np.ndarray, cell: tuple[int, int] | None = None, strength: float = 0.85
+) -> np.ndarray:
+    """A map laid over a frame: dark and grey where it is 0, glowing where it is 1.
+
+    Args:
+        frame: `(H, W, 3)` uint8 RGB.
+        values: `(h, w)` in [0, 1], cells that cover the frame.
+        cell: (row, column) of the map that gets a cross.
+        strength: of the glow where the map is 1, in [0, 1].
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        UserError: for a map of another form or with values outside [0, 1].
+    """
+    if values.ndim != 2 or not (values.min() >= 0 and values.max() <= 1):
+        found = f"{values.shape} with {values.min():.4g} to {values.max():.4g}"
+        raise UserError(f"a map of heat must be (h, w) in [0, 1], found {found}")
+    height, width = frame.shape[:2]
+    grown = cv2.resize(values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+    colours = cv2.applyColorMap((255 * grown).round().astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    grey = frame @ np.array([0.299, 0.587, 0.114])
+    # The square root lets low values show at all.
+    share = strength * np.sqrt(grown)
+    result = (_GROUND * grey[..., None] * (1 - share) + colours * share).astype(np.uint8)
+    return result if cell is None else cross(result, cell, values.shape)
+
+
+def cross(frame: np.ndarray, cell: tuple[int, int], cells: tuple[int, int]) -> np.ndarray:
+    """A frame with a cross at the middle of a cell.
+
+    Args:
+        frame: `(H, W, 3)` uint8 RGB.
+        cell: (row, column) of it.
+        cells: (h, w), how many cover the frame.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+    """
+    y, x = (int((place + 0.5) * side / number) for place, side, number in zip(cell, frame.shape, cells, strict=False))
+    result = frame.copy()
+    size = max(7, min(frame.shape[:2]) // 16)
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 2)):
+        cv2.drawMarker(result, (x, y), colour, cv2.MARKER_CROSS, size, thickness, cv2.LINE_AA)
     return result
 
 
@@ -79,20 +132,58 @@ def write_video(path: str | Path, pictures: list[np.ndarray], fps: float = 10.0)
     Raises:
         UserError: when this OpenCV cannot write mp4.
     """
-    height, width = pictures[0].shape[:2]
-    # Codecs want even sizes.
-    size = (width + width % 2, height + height % 2)
-    with write_aside(path) as aside:
-        # OpenCV chooses the container by the name's ending.
-        video = aside.with_suffix(".mp4")
-        writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
-        if not writer.isOpened():
-            raise UserError(f"{path}: this build of OpenCV cannot write mp4 video; install opencv-python")
+    with Film(path, fps) as film:
         for picture in pictures:
-            even = cv2.copyMakeBorder(picture, 0, size[1] - height, 0, size[0] - width, cv2.BORDER_REPLICATE)
-            writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
-        writer.release()
-        video.replace(aside)
+            film.add(picture)
+
+
+class Film:
+    """An mp4 that is written picture by picture, aside, and takes its place when the block succeeds.
+
+    Args:
+        path: of the video.
+        fps: frames a second.
+    """
+
+    def __init__(self, path: str | Path, fps: float = 10.0):
+        self.path = Path(path)
+        self.fps = fps
+        self._open = contextlib.ExitStack()
+        self._writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> Film:
+        self._aside = self._open.enter_context(write_aside(self.path))
+        # OpenCV chooses the container by the name's ending.
+        self._video = self._aside.with_suffix(".mp4")
+        return self
+
+    def add(self, picture: np.ndarray) -> None:
+        """The next `(H, W, 3)` uint8 RGB picture, of the same size as the others.
+
+        Raises:
+            UserError: when this OpenCV cannot write mp4.
+        """
+        height, width = picture.shape[:2]
+        # Codecs want even sizes.
+        size = (width + width % 2, height + height % 2)
+        if self._writer is None:
+            self._writer = cv2.VideoWriter(str(self._video), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, size)
+            if not self._writer.isOpened():
+                raise UserError(f"{self.path}: this build of OpenCV cannot write mp4 video; install opencv-python")
+        even = cv2.copyMakeBorder(picture, 0, size[1] - height, 0, size[0] - width, cv2.BORDER_REPLICATE)
+        self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        try:
+            if kind is None and self._video.exists():
+                self._video.replace(self._aside)
+            self._open.__exit__(kind, error, trace)
+        finally:
+            self._video.unlink(missing_ok=True)
 
 
 def _to_height(picture: np.ndarray, height: int) -> np.ndarray:

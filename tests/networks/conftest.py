@@ -6,7 +6,17 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vosforge.networks import MemoryNetwork, build
+from vosforge.networks import NETWORKS, MemoryNetwork, build, preset
+from vosforge.networks.collaborative import CollaborativeParts
+
+# Those whose query and memory are keys and values; the others match embeddings.
+SPACE_TIME = [name for name in NETWORKS if not isinstance(preset(name), CollaborativeParts)]
+
+
+@pytest.fixture(params=SPACE_TIME)
+def space_time(request: pytest.FixtureRequest) -> str:
+    """The name of each network of the space-time skeleton in turn."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vosforge.errors import UserError
-from vosforge.networks import NETWORKS
+from vosforge.networks import NETWORKS, MemoryNetwork, build
+from vosforge.networks.parts import Parts, hints
 
 EVERY = pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+"])
 
@@ -104,7 +105,7 @@ def test_slots_of_another_form_are_refused(make, valid, found):
         make("stm")(FRAMES[:, None].repeat(1, 2, 1, 1, 1), MASKS, valid)
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("stm-interactive", "cfbi+")])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("stm-interactive", "camn", "cfbi+")])
 def test_scribbles_are_refused_by_networks_that_take_none(make, name):
     with pytest.raises(UserError, match=r"takes no scribbles; build one with memory_input='mask\+scribbles'"):
         make(name).encode_memory(FRAMES, MASKS, torch.zeros(1, 2, 2, 16, 16))
@@ -136,6 +137,74 @@ def test_siamese_query_without_targets_is_refused(make):
 def test_targets_of_another_form_are_refused(make, shape):
     with pytest.raises(UserError, match=r"targets must be \(B, K, C, .*found"):
         make("emn").encode_query(FRAMES, torch.zeros(shape))
+
+
+def segmented(network: MemoryNetwork, targets: int, masks: int, prior: int | None, memory: int) -> torch.Tensor:
+    """Logits of a frame, with so many objects in each of the tensors that say something of them."""
+    planes = {n: pixels(1, n, 16, 16) for n in range(1, 5)}
+    with torch.no_grad():
+        target = network.encode_target(FRAMES, planes[targets])
+        query = network.encode_query(FRAMES, target, planes[masks], None if prior is None else planes[prior])
+        remembered = network.encode_memory(FRAMES, planes[memory])
+        return network.segment(query, *(x[:, :, :, None] for x in remembered))
+
+
+@pytest.mark.parametrize(("asked", "held"), [(2, 3), (3, 2), (1, 3), (3, 1)])
+@pytest.mark.parametrize(
+    ("name", "parts", "what"),
+    [
+        ("qpm", {"prior": "object"}, "the query"),
+        ("emn", {}, "the query"),
+        ("stcn", {"siamese": True}, "the query"),
+        ("skn", {}, "the query's previous masks"),
+        ("stcn", {"reader": "spatial"}, "the query's previous masks"),
+        ("emn", {"prior": "object"}, "the query"),
+    ],
+    ids=str,
+)
+def test_queries_of_other_objects_than_the_memory_are_refused(make, name, parts, what, asked, held):
+    network = make(name, **parts)
+    message = f"^{what} must be of K = {held} objects, like the memory's values, found {asked}$"
+    with pytest.raises(UserError, match=message):
+        segmented(network, targets=asked, masks=asked, prior=None, memory=held)
+    assert segmented(network, asked, asked, None, asked).shape == (1, asked + 1, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["stm", "kmn", "mivos", "qpm", "stcn"])
+def test_query_of_no_object_in_particular_serves_a_memory_of_any_number(make, name):
+    assert segmented(make(name), 1, 2, None, 3).shape == (1, 4, 16, 16)
+
+
+@pytest.mark.parametrize(("targets", "masks"), [(2, 3), (1, 3), (3, 1)])
+def test_targets_of_other_objects_than_the_masks_are_refused(make, targets, masks):
+    message = f"targets must be of K = {masks} objects, like the masks that enhance the query, found {targets}"
+    with pytest.raises(UserError, match=message):
+        segmented(make("emn", prior="object"), targets, masks, None, masks)
+
+
+@pytest.mark.parametrize("prior", [1, 3])
+def test_prior_of_other_objects_than_the_previous_masks_is_refused(make, prior):
+    for network in (make("qpm"), make("qpm", prior="object"), make("skn", prior="object")):
+        with pytest.raises(UserError, match=rf"prior masks must be of K = 2 objects, .*found {prior}$"):
+            segmented(network, 2, 2, prior, 2)
+
+
+def test_memory_keys_of_other_objects_than_its_values_are_refused(make):
+    network = make("stm")
+    with torch.no_grad():
+        query = network.encode_query(FRAMES)
+        key, value = (x[:, :, :, None] for x in network.encode_memory(FRAMES, pixels(1, 3, 16, 16)))
+        for keys, values in ((2, 3), (3, 1), (3, 2)):
+            with pytest.raises(UserError, match=f"memory keys must be of K = {values} objects, .*found {keys}$"):
+                network.read(query, key[:, :keys], value[:, :values])
+
+
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+@pytest.mark.parametrize("part", [part for part, hint in hints(Parts).items() if hint is float])
+def test_parts_that_are_no_finite_number_are_refused(part, value):
+    others = {"quality": "own", "prior": "union", "reader": "kernel", "aspp": "read"}
+    with pytest.raises(UserError, match=f"^{part} must be .*, found {value}$"):
+        build("qpm", "nano", **others, **{part: value})
 
 
 def test_memory_of_another_size_is_refused(make):

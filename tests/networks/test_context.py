@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vosforge.networks.context import ASPP
+from vosforge.networks.context import ASPP, FeaturePyramidAttention, ObjectContext, group_norm
 
 NORMS = pytest.mark.parametrize("norm", ["none", "batch", "group"])
 DILATIONS = [(1,), (1, 2, 4, 8), (1, 6, 12, 18), (3, 3)]
@@ -95,3 +95,126 @@ def test_dropout_drops_its_share_in_training_alone():
 def test_convolutions_carry_no_bias():
     aspp = pyramid(4, 8, (1, 2), "batch")
     assert all(m.bias is None for m in aspp.modules() if isinstance(m, torch.nn.Conv2d))
+
+
+@pytest.fixture
+def context() -> ObjectContext:
+    """In evaluation mode, with weights that let what is gathered through."""
+    torch.manual_seed(0)
+    context = ObjectContext(16).double().eval()
+    context.project.reset_parameters()
+    return context
+
+
+@pytest.fixture
+def gathered(context) -> list[torch.Tensor]:
+    """What the object context gathered `(B, C / 2, h, w)`, call by call."""
+    seen = []
+    context.project.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
+    return seen
+
+
+def test_object_context_starts_as_if_there_were_none():
+    torch.manual_seed(0)
+    fresh, x = ObjectContext(16).eval(), torch.randn(2, 16, 5, 6)
+    before = fresh(x)
+    assert (before == fresh.merge(torch.cat([torch.zeros_like(x), x], dim=1))).all()
+    fresh.value.reset_parameters()
+    fresh.key[0].reset_parameters()
+    assert (fresh(x) == before).all()
+    fresh.project.reset_parameters()
+    assert (fresh(x) - before).abs().max() > 1e-3
+
+
+def test_object_context_is_attention_of_keys_to_themselves(context):
+    x = torch.randn(2, 16, 5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        key, value = context.key(x).flatten(2), context.value(x).flatten(2)
+        weights = (torch.einsum("bcn,bcm->bnm", key, key) / 8**0.5).softmax(dim=2)
+        found = torch.einsum("bnm,bcm->bcn", weights, value).unflatten(2, (5, 6))
+        expected = context.merge(torch.cat([context.project(found), x], dim=1))
+        assert (context(x) - expected).abs().max() < 1e-12
+    assert expected.min() == 0 < expected.max()
+
+
+def test_object_context_gathers_positions_that_look_alike(context, gathered):
+    # Keys eight times as long make the attention nearly hard.
+    context.key[1].weight.data.fill_(8)
+    looks = torch.randn(2, 16, dtype=torch.float64)
+    where = torch.rand(6, 7, generator=torch.Generator().manual_seed(1)) > 0.6
+    x = looks[where.long()].permute(2, 0, 1)[None]
+    with torch.no_grad():
+        context(x)
+        value = context.value(x)
+    ours, theirs = value[0][:, where][:, 0], value[0][:, ~where][:, 0]
+    assert (ours - theirs).abs().max() > 0.1
+    assert (gathered[0][0][:, where] - ours[:, None]).abs().max() < 1e-3
+    assert (gathered[0][0][:, ~where] - theirs[:, None]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 5)], ids=str)
+def test_object_context_keeps_any_size_and_videos_apart(context, size):
+    x = torch.randn(3, 16, *size, dtype=torch.float64)
+    with torch.no_grad():
+        together, alone = context(x), torch.cat([context(x[b : b + 1]) for b in range(3)])
+    assert together.shape == x.shape
+    assert (together - alone).abs().max() < 1e-12
+
+
+def test_object_context_drops_in_training_alone(context):
+    x = torch.randn(1, 16, 20, 20, dtype=torch.float64)
+    kept = context(x)
+    assert (context(x) == kept).all()
+    alive = kept > 0
+    dropped = (context.train()(x)[alive] == 0).double().mean()
+    assert 0.02 < dropped < 0.09
+
+
+def attention(channels: int) -> FeaturePyramidAttention:
+    torch.manual_seed(0)
+    return FeaturePyramidAttention(channels).double()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 3), (7, 5), (8, 8), (13, 21)], ids=str)
+@pytest.mark.parametrize("channels", [2, 6, 32])
+def test_pyramid_attention_keeps_any_size_and_width(channels, size):
+    x = torch.randn(2, channels, *size, dtype=torch.float64)
+    fpa = attention(channels)
+    out, alone = fpa(x), fpa(x[:1])
+    assert out.shape == x.shape
+    assert out.isfinite().all()
+    assert out.min() >= 0
+    assert (out[:1] - alone).abs().max() < 1e-12
+
+
+def test_pyramid_attention_is_as_written_out():
+    fpa, x = attention(16), torch.randn(2, 16, 19, 26, dtype=torch.float64)
+
+    def enlarged(y: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return F.interpolate(y, size=size, mode="bilinear", align_corners=False)
+
+    with torch.no_grad():
+        half = fpa.down[0](x)
+        quarter = fpa.down[1](half)
+        eighth = fpa.down[2](quarter)
+        assert [tuple(y.shape[1:]) for y in (half, quarter, eighth)] == [(4, 10, 13), (4, 5, 7), (4, 3, 4)]
+        kernels = [tuple(layer[0].kernel_size) for layer in fpa.same]
+        assert kernels == [(7, 7), (5, 5), (3, 3)]
+        merged = (fpa.same[1](quarter) + fpa.up[1](enlarged(fpa.same[2](eighth), (5, 7))).relu()).relu()
+        merged = (fpa.same[0](half) + fpa.up[0](enlarged(merged, (10, 13))).relu()).relu()
+        weight = fpa.attention(enlarged(merged, (19, 26))).relu()
+        pooled = fpa.pooled(x.mean(dim=(2, 3), keepdim=True))
+        assert (fpa(x) - (fpa.master(x) * weight + pooled).relu()).abs().max() < 1e-12
+
+
+def test_gradients_reach_every_weight_of_the_pyramid_attention():
+    fpa, x = attention(16), torch.randn(2, 16, 24, 20, dtype=torch.float64)
+    fpa(x).square().mean().backward()
+    assert [name for name, p in fpa.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-12] == []
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(1, 1), (2, 1), (3, 1), (4, 2), (48, 24), (64, 32), (100, 25), (256, 32)]
+)
+def test_groups_hold_at_least_two_channels(channels, groups):
+    assert group_norm(channels).num_groups == groups

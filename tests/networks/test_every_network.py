@@ -5,7 +5,7 @@ import torch
 
 from vosforge.networks import NETWORKS, build, preset
 
-EVERY = pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+"])
+EVERY = pytest.mark.parametrize("name", NETWORKS)
 
 
 def parameters(network: torch.nn.Module) -> int:
@@ -23,9 +23,8 @@ def test_any_size_is_segmented_at_that_size(make, clips, name, size):
     assert (logits.softmax(dim=2).sum(dim=2) - 1).abs().max() < 1e-5
 
 
-@EVERY
-def test_per_frame_functions_have_the_documented_shapes(make, clips, name):
-    network = make(name)
+def test_per_frame_functions_have_the_documented_shapes(make, clips, space_time):
+    network = make(space_time)
     frames, masks, _ = clips((33, 47))
     own_query = 3 if network.parts.siamese else 1
     own_key = 1 if network.parts.memory_encoder == "value" and not network.parts.siamese else 3
@@ -45,9 +44,8 @@ def test_per_frame_functions_have_the_documented_shapes(make, clips, name):
     assert network.aggregate(logits.sigmoid()).shape == (2, 4, 33, 47)
 
 
-@EVERY
-def test_read_is_followed_by_the_querys_own_value(make, clips, name):
-    network = make(name)
+def test_read_is_followed_by_the_querys_own_value(make, clips, space_time):
+    network = make(space_time)
     frames, masks, _ = clips((32, 32))
     with torch.no_grad():
         query = network.encode_query(frames[:, 0], network.encode_target(frames[:, 0], masks), masks)
@@ -56,17 +54,16 @@ def test_read_is_followed_by_the_querys_own_value(make, clips, name):
     assert (read[:, :, 64:] == query.value).all()
 
 
-@EVERY
-def test_query_of_some_objects_is_their_part_in_the_order_asked(make, clips, name):
+def test_query_of_some_objects_is_their_part_in_the_order_asked(make, clips, space_time):
     # A query that all objects' union enhances is that of no object alone.
-    network = make(name, prior="none" if preset(name).prior == "none" else "object")
+    network = make(space_time, prior="none" if preset(space_time).prior == "none" else "object")
     frames, masks, _ = clips((24, 24))
     some = masks[:, [2, 0]]
     with torch.no_grad():
         query = network.encode_query(frames[:, 0], network.encode_target(frames[:, 0], masks), masks)
         alone = network.encode_query(frames[:, 0], network.encode_target(frames[:, 0], some), some)
     part = query.of([2, 0])
-    assert (part.previous is None) == (alone.previous is None) == (name != "skn")
+    assert (part.previous is None) == (alone.previous is None) == (space_time != "skn")
     assert part.previous is None or (part.previous == alone.previous).all()
     assert part.key.shape == alone.key.shape
     assert (part.key - alone.key).abs().max() < 1e-5
@@ -136,9 +133,8 @@ def test_interactive_network_remembers_its_first_frame_alone(make, clips):
 
 
 @pytest.mark.parametrize("planes_at", ["input", "stem"])
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+" and not preset(name).siamese])
-def test_memory_starts_with_the_querys_key_for_equal_pictures(make, clips, name, planes_at):
-    network = make(name, planes_at=planes_at, prior="none")
+def test_memory_starts_with_the_querys_key_for_equal_pictures(make, clips, space_time, planes_at):
+    network = make(space_time, planes_at=planes_at, prior="none", siamese=False)
     frames, masks, _ = clips((24, 32))
     with torch.no_grad():
         query = network.encode_query(frames[:, 0])
@@ -158,7 +154,7 @@ def test_frozen_batch_norm_stays_as_it_is_in_training(make, clips, name):
     network(frames, masks, valid)
     assert network.training
     assert all((buffer == before[key]).all() for key, buffer in network.named_buffers())
-    norms = [m for m in network.query_encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
 
@@ -191,3 +187,16 @@ def test_one_object_in_training_is_answered_with_two_classes(make, clips):
     assert (trained.softmax(dim=2)[:, :, 1] > 0.5).eq(tested.argmax(dim=2) == 1).all()
     # Soft aggregation of one object doubles its logit.
     assert (tested[:, :, 1] - tested[:, :, 0] - 2 * trained[:, :, 1]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"pyramid": "pan"}, {"object_context": True}, {"memory_encoder": "product"}, {"memory_encoder": "prior"}],
+    ids=str,
+)
+def test_keys_of_equal_pictures_start_equal_whatever_enriches_the_query(make, clips, parts):
+    network = make("stm", **parts)
+    frames, masks, _ = clips((24, 32))
+    with torch.no_grad():
+        key, _ = network.encode_memory(frames[:, 0], torch.zeros_like(masks))
+        assert (key - network.encode_query(frames[:, 0]).key).abs().max() < 1e-5

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from vosforge.networks import NETWORKS
+from vosforge.networks.context import ObjectContext
+from vosforge.networks.ensembler import ChannelGate
+from vosforge.networks.pyramid import PyramidBranch
 
 PYRAMID = {"aspp_channels": 16, "aspp_dropout": 0.1}
 VARIANTS = [
-    *((name, {}) for name in NETWORKS if name != "cfbi+"),
-    *((name, {"frozen_batch_norm": True}) for name in NETWORKS if name != "cfbi+"),
+    *((name, {}) for name in NETWORKS),
+    *((name, {"frozen_batch_norm": True}) for name in NETWORKS),
     ("stm", {"reader": "topk", "top_k": 5}),
     ("stm", {"reader": "kernel"}),
     ("stm", {"reader": "kernel", "top_k": 5, "argmax_on": "weights"}),
@@ -42,6 +45,19 @@ VARIANTS = [
     ("stm", {"reader": "spatial"}),
     ("stm", {"reader": "spatial", "top_k": 5, "argmax_on": "weights"}),
     ("skn", {"aspp_output": 20}),
+    *(
+        ("stm", {"memory_encoder": scheme, "memory_keys": keys, "similarity": similarity})
+        for scheme in ("product", "prior")
+        for keys in ("shared", "separate")
+        for similarity in ("dot", "l2")
+    ),
+    ("emn", {"memory_encoder": "prior", "pyramid": "fpn"}),
+    ("qpm", {"memory_encoder": "product", "object_context": True}),
+    ("stcn", {"pyramid": "pan", "object_context": True, "strides": (4, 8, 16)}),
+    ("mivos", {"fpa": True}),
+    ("camn", {"memory_encoder": "prior", "memory_keys": "separate"}),
+    ("camn", {"pyramid": "none", "reader": "topk", "top_k": 3}),
+    ("camn", {"pyramid": "fpn", "reader": "spatial", "fpa": True}),
 ]
 
 
@@ -49,15 +65,36 @@ def named(variant: tuple[str, dict]) -> str:
     return "-".join([variant[0], *(f"{part}={value}" for part, value in variant[1].items())])
 
 
-def cancelled(parts) -> set[str]:
+def cancelled(network: torch.nn.Module) -> set[str]:
     """Biases that move all affinities of a query position alike, which the softmax takes out again.
 
     A memory key's bias b adds q·b to each dot product with a query q. Where memory and query share their key, the
     distance of two keys does not depend on its bias.
     """
-    if parts.memory_encoder == "value":
-        return {"query_head.key.bias"} if parts.similarity == "l2" else set()
-    return {"memory_head.key.bias"} if parts.similarity == "dot" else set()
+    parts = network.parts
+    if network.joint:
+        return set()
+    if parts.memory_encoder == "key-value":
+        return {"memory_head.key.bias"} if parts.similarity == "dot" else set()
+    shared = parts.memory_encoder == "value" or parts.memory_keys == "shared"
+    return {"query_head.key.bias"} if shared and parts.similarity == "l2" else set()
+
+
+def opened(network: torch.nn.Module) -> torch.nn.Module:
+    """The network with all branches open that start closed, and would let nothing through at first."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(module.weight)
+        if isinstance(module, ChannelGate):
+            torch.nn.init.ones_(module.gamma)
+        if isinstance(module, ObjectContext):
+            module.project.reset_parameters()
+        if isinstance(module, PyramidBranch):
+            for widen in module.widen:
+                widen.reset_parameters()
+        if hasattr(module, "context_gain"):
+            torch.nn.init.ones_(module.context_gain)
+    return network
 
 
 @pytest.fixture
@@ -65,11 +102,8 @@ def trained(make, clips, scribble):
     """A network in float64 after the backward pass of one training forward, scribbles and all."""
 
     def trained(name: str, **parts: object) -> torch.nn.Module:
-        network = make(name, **parts).double().train()
-        # Residual branches start closed (their last norm's weight is 0) and would let nothing through at first.
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.ones_(module.weight)
+        torch.manual_seed(0)
+        network = opened(make(name, **parts).double().train())
         alone = network.parts.training_objects == "one"
         frames, masks, valid = clips((32, 48), objects=1 if alone else 2, dtype=torch.float64)
         scribbles = scribble(masks) if network.parts.memory_input == "mask+scribbles" else None
@@ -88,7 +122,7 @@ def test_gradients_reach_every_parameter_that_is_not_frozen(trained, variant):
     network = trained(variant[0], **variant[1])
     learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
     still = {name for name, p in learning.items() if p.grad is None or p.grad.abs().max() < 1e-14}
-    assert still == cancelled(network.parts)
+    assert still == cancelled(network)
     assert all(p.grad is None or p.grad.isfinite().all() for p in learning.values())
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
     assert bool(frozen) == network.parts.frozen_batch_norm

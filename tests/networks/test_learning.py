@@ -25,6 +25,7 @@ STEPS = {
     "mivos": 200,
     "kmn": 150,
     "stcn": 220,
+    "camn": 150,
 }
 
 

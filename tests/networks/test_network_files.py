@@ -7,7 +7,7 @@ import torch
 from vosforge.errors import UserError
 from vosforge.networks import NETWORKS, build, describe, load, load_weights, save
 
-EVERY = pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cfbi+"])
+EVERY = pytest.mark.parametrize("name", NETWORKS)
 
 
 @pytest.fixture
@@ -44,6 +44,10 @@ def test_saved_network_comes_back_the_same(make, clips, tmp_path, name):
         ("qpm", {"quality": "shared", "quality_cells": 5, "prior": "object", "prior_threshold": 2}),
         ("stm", {"quality": "own", "quality_activation": "relu", "memory_threshold": 0.5}),
         ("skn", {"aspp_output": 20, "sigma": 3, "renormalise": True}),
+        ("stm", {"memory_encoder": "prior", "memory_keys": "separate", "pyramid": "pan", "object_context": True}),
+        ("stcn", {"memory_encoder": "product", "pyramid": "fpn", "fpa": True}),
+        ("camn", {"memory_encoder": "prior", "memory_keys": "separate", "reader": "spatial", "fpa": True}),
+        ("cfbi+", {"pyramid": "none", "windows_16": [1, 3], "channel_order": "bgr"}),
     ],
     ids=str,
 )
@@ -115,6 +119,10 @@ def test_unknown_parts_are_refused_at_loading(stm_file):
         ({"key_channels": 16}, "0 missing .*0 unexpected .*of another shape .*query_head"),
         ({"siamese": True}, "of another shape .*query_head.key.weight"),
         ({"memory_encoder": "value"}, r"missing \['fusion.*unexpected \['memory_head"),
+        ({"memory_encoder": "product"}, r"1 missing \['foreground_background.*unexpected \['memory_encoder"),
+        ({"pyramid": "fpn"}, r"missing \['paths.*0 unexpected"),
+        ({"object_context": True}, r"missing .*object_context.*0 unexpected"),
+        ({"fpa": True}, r"missing \['attention.*0 unexpected"),
         ({"decoder": "stcn"}, "unexpected .*decoder"),
         ({"aspp": "read"}, "missing .*context"),
         ({"prior": "union"}, r"missing \['enhancement"),

@@ -6,15 +6,16 @@ import torch.nn.functional as F
 
 from vosforge.networks.quality import SCORE_FLOOR, QualityHead, relative
 
+ACTIVATIONS = pytest.mark.parametrize("activation", ["linear", "sigmoid", "relu"])
 OWN = pytest.mark.parametrize("quality", ["own", "shared"])
 
 
 def head(*arguments: object, seed: int = 0) -> QualityHead:
     torch.manual_seed(seed)
-    return QualityHead(*arguments)
+    return QualityHead(*arguments).eval()
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@ACTIVATIONS
 @pytest.mark.parametrize("cells", [1, 2, 5, 8])
 @pytest.mark.parametrize("size", [(1, 1), (3, 7), (8, 8), (30, 21)], ids=str)
 def test_maps_of_any_size_get_one_score_each(size, cells, activation):
@@ -24,7 +25,7 @@ def test_maps_of_any_size_get_one_score_each(size, cells, activation):
     assert scores.unique().numel() > 1 or activation == "relu"
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "relu"])
+@ACTIVATIONS
 def test_scores_stay_in_their_activations_range(activation):
     quality = head(6, 4, 5, activation)
     scores = []
@@ -33,18 +34,33 @@ def test_scores_stay_in_their_activations_range(activation):
         scores.append(quality(10 * torch.randn(20, 6, 9, 7)).detach())
     low, high = torch.cat(scores).min(), torch.cat(scores).max()
     assert low >= 0
-    assert high == pytest.approx(1.0) if activation == "sigmoid" else high > 100
+    assert high > 100 if activation == "relu" else high == pytest.approx(1.0)
 
 
-def test_head_is_four_convolutions_and_two_linear_layers_one_after_the_other():
-    quality = head(6, 4, 7).double()
+@pytest.mark.parametrize("value", [-3.0, 0.5, 4.0])
+def test_linear_score_keeps_its_gradient_wherever_it_is_driven(value):
+    quality = head(6, 4, 5).train()
+    torch.nn.init.constant_(quality.score.bias, value)
+    scores = quality(torch.randn(8, 6, 5, 5))
+    scores.sum().backward()
+    assert (scores - value).abs().max() < 0.5
+    assert quality.score.bias.grad == 8
+    assert all(p.grad.abs().max() > 0 for p in quality.parameters())
+
+
+@pytest.mark.parametrize("hidden", ["relu", "sigmoid"])
+@ACTIVATIONS
+def test_head_is_four_convolutions_and_two_linear_layers_one_after_the_other(activation, hidden):
+    quality = head(6, 4, 7, activation, hidden).double()
     features = torch.randn(3, 6, 7, 7, dtype=torch.float64)
     w = quality.state_dict()
     x = features
     for i, stride in enumerate((1, 1, 1, 2)):
         x = F.conv2d(x, w[f"convs.{i}.weight"], w[f"convs.{i}.bias"], stride, padding=1).clamp(min=0)
-    hidden = 1 / (1 + torch.exp(-(x.flatten(1) @ w["hidden.weight"].T + w["hidden.bias"])))
-    expected = 1 / (1 + torch.exp(-(hidden @ w["score.weight"].T + w["score.bias"])))
+    x = x.flatten(1) @ w["hidden.weight"].T + w["hidden.bias"]
+    x = x.clamp(min=0) if hidden == "relu" else 1 / (1 + torch.exp(-x))
+    x = x @ w["score.weight"].T + w["score.bias"]
+    expected = {"linear": x.clamp(0, 1), "relu": x.clamp(min=0), "sigmoid": 1 / (1 + torch.exp(-x))}[activation]
     assert w["hidden.weight"].shape == (16, 4 * 4 * 4)
     assert (quality(features) - expected[:, 0]).abs().max() < 1e-12
 

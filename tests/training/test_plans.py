@@ -35,7 +35,12 @@ def test_digest_follows_everything_but_the_name(make_plan):
     [
         ("stm", "nano", ["video"], "expected some of images, bl30k, videos, found 'video'"),
         ("stm", "nano", [], "found none"),
-        ("emm", "nano", ["images"], "unknown network 'emm'; valid: cfbi\\+, emn, kmn, mivos, qpm, skn, stcn, stm"),
+        (
+            "emm",
+            "nano",
+            ["images"],
+            "unknown network 'emm'; valid: camn, cfbi\\+, emn, kmn, mivos, qpm, skn, stcn, stm",
+        ),
         ("stm", "huge", ["images"], "no curriculum for network 'stm' at size 'huge'"),
     ],
 )

@@ -114,6 +114,7 @@ class MemoryNetwork(nn.Module, ABC):
         masks: torch.Tensor,
         scribbles: torch.Tensor | None = None,
         query: Query | None = None,
+        given: bool = True,
     ) -> tuple[torch.Tensor, ...]:
         """Encode `(B, 3, H, W)` frames with `(B, K, H, W)` object probabilities into the memory.
 
@@ -122,6 +123,7 @@ class MemoryNetwork(nn.Module, ABC):
             masks: in [0, 1].
             scribbles: `(B, K, 2, H, W)` in {0, 1}, positive and negative, for networks that take them.
             query: the same frames encoded as query, if at hand; networks that share keys then save that work.
+            given: whether these masks were given, not predicted, for networks that remember the two differently.
 
         Returns:
             What is remembered, each tensor with its objects, or one for all, in dimension 1: in space-time networks
@@ -177,8 +179,8 @@ class MemoryNetwork(nn.Module, ABC):
         """Segment a clip from its first masks, with gradients through the memory.
 
         Frame 0 is memorised with its true masks; each later frame reads all frames before it, and is itself
-        memorised with its soft prediction. With the memory policy "given" frame 0 alone is memorised. Masks are
-        assessed, and serve as priors, without gradients into them.
+        memorised with its soft prediction. With the memory policy "given" frame 0 alone is memorised, with "ends"
+        that and the previous one. Masks are assessed, and serve as priors, without gradients into them.
 
         Args:
             frames: `(B, T, 3, H, W)` in [0, 1], T >= 2.
@@ -207,11 +209,13 @@ class MemoryNetwork(nn.Module, ABC):
         masks, query = first_masks, None
         for t in range(1, frames.shape[1]):
             if t == 1 or self.parts.memory_policy != "given":
-                given = scribbles if t == 1 else None
-                memories.append(self.encode_memory(frames[:, t - 1], masks, given, query))
+                drawn = scribbles if t == 1 else None
+                memories.append(self.encode_memory(frames[:, t - 1], masks, drawn, query, given=t == 1))
             previous = masks.detach()
             prior = self.choose_prior(previous, first_masks, scores[-1], scores[0])
             query = self.encode_query(frames[:, t], targets, previous, prior)
+            if self.parts.memory_policy == "ends" and len(memories) > 2:
+                memories = [memories[0], memories[-1]]
             logits = self.segment(
                 query, *(torch.stack(kind, dim=3) for kind in zip(*memories, strict=True)), valid=valid
             )

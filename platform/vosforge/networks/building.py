@@ -15,7 +15,7 @@ import torch
 
 import vosforge
 from vosforge.errors import UserError
-from vosforge.networks import cfbi, emn, kmn, mivos, qpm, skn, stcn, stm
+from vosforge.networks import camn, cfbi, emn, kmn, mivos, qpm, skn, stcn, stm
 from vosforge.networks.base import MemoryNetwork
 from vosforge.networks.collaborative import CollaborativeNetwork, CollaborativeParts
 from vosforge.networks.parts import Parts, choose, restore
@@ -28,6 +28,7 @@ NETWORKS: dict[str, dict[str, Parts]] = {
     "emn": emn.SIZES,
     "qpm": qpm.SIZES,
     "skn": skn.SIZES,
+    "camn": camn.SIZES,
     "cfbi+": cfbi.SIZES,
     "mivos": mivos.SIZES,
     "kmn": kmn.SIZES,

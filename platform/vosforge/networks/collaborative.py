@@ -1,4 +1,4 @@
-"""Collaborative networks: foreground and background matched alike, pixel by pixel and as a whole (CFBI+)."""
+"""Collaborative networks: foreground and background matched alike, pixel by pixel and as a whole (CFBI+, CAMN)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vosforge.errors import UserError
 from vosforge.networks.base import MemoryNetwork, crop_to
-from vosforge.networks.deeplab import DeepLab, FeaturePyramid
+from vosforge.networks.deeplab import DeepLab
 from vosforge.networks.ensembler import CollaborativeEnsembler
+from vosforge.networks.foreground_background import ForegroundBackground, split
 from vosforge.networks.matching import background_distance, global_matching, local_matching, thinned
-from vosforge.networks.parts import Parts
+from vosforge.networks.parts import READ, Parts
+from vosforge.networks.pyramid import FeaturePyramid
+from vosforge.networks.readers import SpatialReader
+from vosforge.networks.reading import make_reader, read_objects
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,9 @@ class CollaborativeParts(Parts):
     """What a collaborative network is made of, beside what all networks share. The defaults are CFBI+'s.
 
     Attributes:
+        memory_encoder: "none", or how all past frames are remembered too, and read at 1/16 (CAMN 2.1): "product" splits
+            their embeddings by each class's mask, "prior" by a learnt prior of embedding and mask.
+        pyramid: paths between the three levels; "none" leaves CFBI+'s out.
         embedding_channels: of the embeddings at 1/4, 1/8 and 1/16.
         matching_channels: how many of them are matched at each.
         windows_4, windows_8, windows_16: greatest offsets of local matching at each, ascending.
@@ -34,6 +42,8 @@ class CollaborativeParts(Parts):
     backbone: str = "resnet101"
     memory_policy: Literal["previous", "every", "given", "ends"] = "ends"
     padding: Literal["black", "mean"] = "mean"
+    memory_encoder: Literal["none", "product", "prior"] = "none"
+    pyramid: Literal["none", "fpn", "pan"] = "fpn"
     embedding_channels: int = 256
     matching_channels: tuple[int, ...] = (32, 64, 128)
     windows_4: tuple[int, ...] = (4, 8, 12, 16, 20, 24)
@@ -50,7 +60,8 @@ class CollaborativeParts(Parts):
         """Its own, and those of all networks that do not belong to a space-time read."""
         own = {field.name for field in fields(cls)} - {field.name for field in fields(Parts)}
         shared = {"backbone", "pretrained", "frozen_batch_norm", "memory_policy", "padding", "training_objects"}
-        return own | shared | {"aspp_dilations"}
+        context = {"object_context", "pyramid", "fpa", "aspp_dilations"}
+        return own | shared | context | {"memory_encoder", *READ}
 
 
 class CollaborativeQuery(NamedTuple):
@@ -76,7 +87,10 @@ class CollaborativeNetwork(MemoryNetwork):
     """CFBI+: global and local matching at three scales, instance-level attention, and a collaborative ensembler.
 
     All objects of a frame, and its background, are segmented together. What is remembered of a frame are its
-    embeddings at three levels and each object's label there, so that reads are matches, not values.
+    embeddings at three levels and each object's label there, so that reads are matches, not values. CAMN adds keys and
+    values at 1/16, whose read joins the matching.
+
+    Frames whose masks were given, and the previous one, are matched; all are read.
 
     Source: Yang, Wei, Yang: "Collaborative Video Object Segmentation by Multi-Scale Foreground-Background
     Integration"; numbers follow the published code.
@@ -87,18 +101,34 @@ class CollaborativeNetwork(MemoryNetwork):
     def __init__(self, parts: CollaborativeParts):
         super().__init__(parts)
         self.parts: CollaborativeParts = parts
+        _check_matching(parts)
         channels = parts.embedding_channels
         self.extractor = DeepLab(
-            parts.backbone, channels, parts.aspp_dilations, parts.pretrained, parts.frozen_batch_norm
+            parts.backbone,
+            channels,
+            parts.aspp_dilations,
+            parts.pretrained,
+            parts.frozen_batch_norm,
+            parts.object_context,
         )
         middle, low = self.extractor.middle_channels, self.extractor.low_level_channels
-        self.neck = FeaturePyramid((channels, middle, channels), channels)
+        self.neck = FeaturePyramid((channels, middle, channels), channels, parts.pyramid)
         self.windows = (parts.windows_4, parts.windows_8, parts.windows_16)
         self.background_bias = nn.Parameter(torch.zeros(3, 1, 1, 1))
         self.foreground_bias = nn.Parameter(torch.zeros(3, 1, 1, 1))
         inputs = [3 * channels + 3 + 2 * len(windows) for windows in self.windows]
+        if parts.memory_encoder != "none":
+            sizes = channels, parts.key_channels, parts.value_channels
+            self.foreground_background = ForegroundBackground(*sizes, parts.memory_encoder, parts.memory_keys)
+            self.query_key = nn.Conv2d(channels, parts.key_channels, 1, bias=False)
+            self.reader = make_reader(parts)
+            inputs[2] += parts.value_channels
+            with torch.no_grad():
+                self.query_key.weight.mul_(parts.key_gain)
+                if self.foreground_background.key is not None:
+                    self.foreground_background.key.weight.copy_(self.query_key.weight.repeat(2, 1, 1, 1))
         self.ensembler = CollaborativeEnsembler(
-            inputs, 4 * channels, parts.ensembler_channels, parts.refine_channels, low
+            inputs, 4 * channels, parts.ensembler_channels, parts.refine_channels, low, parts.fpa
         )
 
     def pad(self, x: torch.Tensor) -> torch.Tensor:
@@ -126,16 +156,28 @@ class CollaborativeNetwork(MemoryNetwork):
         masks: torch.Tensor,
         scribbles: torch.Tensor | None = None,
         query: CollaborativeQuery | None = None,
+        given: bool = True,
     ) -> tuple[torch.Tensor, ...]:
-        """Three embeddings `(B, 1, C, h_i, w_i)`, then each object's labels `(B, K, 1, h_i, w_i)` in {0, 1} at each."""
+        """What is remembered of a frame.
+
+        Returns:
+            Three embeddings `(B, 1, C, h_i, w_i)`; each object's labels `(B, K, 1, h_i, w_i)` in {0, 1} at each;
+            whether they were given, `(B, 1, 1, 1, 1)`; and with a space-time memory, its keys and values
+            `(B, 1, C', h, w)` at 1/16 before they are split by the labels.
+        """
         self.check(frames, masks)
         query = query or self.encode_query(frames)
         background = 1 - masks.sum(dim=1, keepdim=True)
-        winner = torch.cat([background, masks], dim=1).argmax(dim=1, keepdim=True)
+        winner = torch.cat([background, masks], dim=1).max(dim=1, keepdim=True).indices
         ids = torch.arange(1, masks.shape[1] + 1, device=masks.device)[None, :, None, None]
         labels = self.pad((winner == ids).to(masks.dtype))
-        levels = [F.interpolate(labels, size=level.shape[-2:], mode="nearest") for level in query.levels]
-        return (*(level[:, None] for level in query.levels), *(level[:, :, None] for level in levels))
+        levels = [_nearest(labels, level.shape[-2:]) for level in query.levels]
+        remembered = [level[:, None] for level in query.levels] + [level[:, :, None] for level in levels]
+        remembered.append(masks.new_full((len(masks), 1, 1, 1, 1), given))
+        if self.parts.memory_encoder != "none":
+            key, memory = self.foreground_background.key or self.query_key, self.foreground_background
+            remembered += [key(query.levels[2])[:, None], memory.value(query.levels[2])[:, None]]
+        return tuple(remembered)
 
     def admit(self, memory: tuple[torch.Tensor, ...], positions: Sequence[int], total: int) -> tuple[torch.Tensor, ...]:
         """A remembered frame's tensors after more objects entered: those were not in it.
@@ -145,43 +187,73 @@ class CollaborativeNetwork(MemoryNetwork):
             positions: where the objects of the memory now stand.
             total: objects now.
         """
-        embeddings, labels = memory[:3], memory[3:]
+        embeddings, labels, others = memory[:3], memory[3:6], memory[6:]
         widened = [label.new_zeros(total, *label.shape[1:]) for label in labels]
         for wide, label in zip(widened, labels, strict=True):
             wide[list(positions)] = label
-        return (*embeddings, *widened)
+        return (*embeddings, *widened, *others)
 
     def read(self, query: CollaborativeQuery, *memory: torch.Tensor) -> Matched:
-        """Match the query with T remembered frames: the last is the previous one, the others are references.
-
-        A class that no other frame shows is referred to in the last one.
-        """
+        """Match the query with frames whose masks were given and with the last one, and read all T."""
         embeddings = [embedding[:, 0] for embedding in memory[:3]]
-        labels = [_with_background(label[:, :, 0]) for label in memory[3:]]
-        seen = labels[0][:, :, :-1].flatten(2).any(dim=2)
-        references = [thinned(labels[0], self.parts.matching_rate, self.parts.matching_spared), *labels[1:]]
-        # Frames that are references: all but the last, and that one for classes that no other shows.
-        refer = torch.ones_like(labels[0][:, :, :, 0, 0])
-        refer[:, :, -1] = (~seen).to(refer.dtype)
+        labels = [_with_background(label[:, :, 0]) for label in memory[3:6]]
+        given = memory[6][:, 0, 0, :, 0, 0]
+        matched = _frames_of(given)
+        referred = [labels[0][:, :, matched], *(label[:, :, matched] for label in labels[1:])]
+        # Frames that only some of a batch's videos were given refer to nothing in the others.
+        weight = given[:, None, matched, None, None]
+        thin = thinned(referred[0], self.parts.matching_rate, self.parts.matching_spared)
         levels = [
-            self._match(i, current, embedding, reference * refer[..., None, None], label[:, :, -1])
+            self._match(i, current, embedding[:, :, matched], embedding[:, :, -1], reference * weight, label[:, :, -1])
             for i, (current, embedding, reference, label) in enumerate(
-                zip(query.levels, embeddings, references, labels, strict=True)
+                zip(query.levels, embeddings, (thin, *referred[1:]), labels, strict=True)
             )
         ]
-        return Matched(tuple(levels), _attention_head(embeddings[0], labels[0], refer))
+        if self.parts.memory_encoder != "none":
+            levels[2] = torch.cat([levels[2], self._read_memory(query, embeddings[2], labels[2], *memory[7:])], dim=2)
+        fine, label = embeddings[0], labels[0]
+        head = _instances(fine[:, :, matched], referred[0], weight), _instances(fine[:, :, -1:], label[:, :, -1:])
+        return Matched(tuple(levels), torch.cat(head, dim=2))
+
+    def _read_memory(
+        self,
+        query: CollaborativeQuery,
+        embedding: torch.Tensor,
+        labels: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+    ) -> torch.Tensor:
+        """The space-time read of each class, `(B, O, CV, h, w)` at 1/16 (CAMN, 2.1).
+
+        embedding `(B, C, T, h, w)`, labels `(B, O, T, h, w)`, key and value `(B, 1, C', T, h, w)`.
+        """
+        shares = self.foreground_background.shares(embedding, labels)
+        if self.foreground_background.key is not None:
+            key = split(key[:, 0], shares)
+        before = labels[:, :, -1] if isinstance(self.reader, SpatialReader) else None
+        query_key = self.query_key(query.levels[2])[:, None]
+        return read_objects(self.reader, key, split(value[:, 0], shares), query_key, before)
 
     def _match(
-        self, level: int, current: torch.Tensor, embedding: torch.Tensor, reference: torch.Tensor, label: torch.Tensor
+        self,
+        level: int,
+        current: torch.Tensor,
+        references: torch.Tensor,
+        previous: torch.Tensor,
+        reference: torch.Tensor,
+        label: torch.Tensor,
     ) -> torch.Tensor:
-        """What the ensembler sees at a level: matches, label, matches of the others, embeddings."""
+        """What the ensembler sees at a level: matches, label, matches of the others, embeddings.
+
+        Embeddings of the query and the previous frame `(B, C, h, w)`, of the references `(B, C, R, h, w)`; labels of
+        the latter `(B, O, R, h, w)` and of the previous frame `(B, O, h, w)`.
+        """
         classes, matched = label.shape[1], self.parts.matching_channels[level]
         rate = self.parts.matching_rate if level == 0 else 1
         foreground = self.foreground_bias[level].flatten().expand(classes - 1)
         bias = torch.cat([self.background_bias[level].flatten(), foreground])
-        previous = embedding[:, :, -1]
-        query, keys = current[:, :matched], embedding[:, :matched]
-        far = global_matching(query, keys, reference, bias)
+        query = current[:, :matched]
+        far = global_matching(query, references[:, :matched], reference, bias)
         near = local_matching(query, previous[:, :matched], label, bias, self.windows[level], rate)
         own, mask = current[:, None].expand(-1, classes, -1, -1, -1), label[:, :, None]
         before = previous[:, None]
@@ -210,17 +282,51 @@ class CollaborativeNetwork(MemoryNetwork):
         return self.decode(query, self.read(query, *memory), valid)
 
 
+def _check_matching(parts: CollaborativeParts) -> None:
+    """Refuse sizes that matching and ensembler cannot have."""
+    for part in ("embedding_channels", "ensembler_channels", "refine_channels"):
+        # Bottlenecks and norms take a quarter.
+        if getattr(parts, part) < 4:
+            raise UserError(f"{part} must be at least 4, found {getattr(parts, part)}")
+    matched = parts.matching_channels
+    if len(matched) != 3 or not all(0 < n <= parts.embedding_channels for n in matched):
+        expected = f"three numbers from 1 to embedding_channels={parts.embedding_channels}"
+        raise UserError(f"matching_channels must be {expected}, found {matched}")
+    for part in ("windows_4", "windows_8", "windows_16"):
+        windows = getattr(parts, part)
+        if not windows or windows[0] < 1 or list(windows) != sorted(set(windows)):
+            raise UserError(f"{part} must be greatest offsets in ascending order, as (2, 4, 8), found {windows}")
+    if parts.matching_rate < 1:
+        raise UserError(f"matching_rate must be at least 1, found {parts.matching_rate}")
+
+
 def _with_background(labels: torch.Tensor) -> torch.Tensor:
     """Objects `(B, K, T, h, w)` in {0, 1} -> `(B, K + 1, T, h, w)` with what they leave first."""
     return torch.cat([1 - labels.sum(dim=1, keepdim=True), labels], dim=1)
 
 
-def _attention_head(embedding: torch.Tensor, labels: torch.Tensor, refer: torch.Tensor) -> torch.Tensor:
-    """Mean embeddings inside and outside each class, in the references and in the previous frame: `(B, O, 4C)`."""
-    weight, last = refer[..., None, None], labels[:, :, -1:]
-    means = [_mean(embedding, labels * weight), _mean(embedding, (1 - labels) * weight)]
-    means += [_mean(embedding[:, :, -1:], last), _mean(embedding[:, :, -1:], 1 - last)]
-    return torch.cat(means, dim=2)
+def _frames_of(given: torch.Tensor) -> slice | list[int]:
+    """Which of T frames were given in any of the batch's videos, `(B, T)` in {0, 1}; all of them while exporting."""
+    if given.shape[1] == 1 or torch.compiler.is_compiling():
+        return slice(None)
+    return given.any(dim=0).nonzero()[:, 0].tolist()
+
+
+def _instances(embedding: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean embeddings inside and outside each class, `(B, O, 2C)`: instance-level attention's head (CFBI+, 3.4).
+
+    embedding `(B, C, T, h, w)`, labels `(B, O, T, h, w)` in {0, 1}, weight `(B, 1, T, 1, 1)` of the frames.
+    """
+    outside = 1 - labels
+    if weight is not None:
+        labels, outside = labels * weight, outside * weight
+    return torch.cat([_mean(embedding, labels), _mean(embedding, outside)], dim=2)
+
+
+def _nearest(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """`(..., H, W)` -> `(..., h, w)`, as `F.interpolate` picks them, but whole: ONNX rounds its positions otherwise."""
+    rows, columns = (torch.arange(n, device=x.device) * side // n for n, side in zip(size, x.shape[-2:], strict=True))
+    return x.index_select(-2, rows).index_select(-1, columns)
 
 
 def _mean(embedding: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

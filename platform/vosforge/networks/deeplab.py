@@ -1,4 +1,4 @@
-"""The feature extractor of CFBI+: DeepLabV3+ on a dilated backbone, and a feature pyramid on top."""
+"""The feature extractor of CFBI+: DeepLabV3+ on a dilated backbone."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vosforge.networks.context import ASPP
+from vosforge.networks.context import ASPP, ObjectContext
 from vosforge.networks.encoders import Encoder, keep_frozen
-from vosforge.networks.ensembler import group_norm
 
 
 class DeepLab(nn.Module):
@@ -20,6 +19,7 @@ class DeepLab(nn.Module):
         dilations: of the pyramid.
         pretrained: as in `Encoder`.
         frozen: keep all batch norm as it is.
+        object_context: on the pyramid's output (CAMN 2.2, which applies it at stride 16 alone).
     """
 
     def __init__(
@@ -29,12 +29,14 @@ class DeepLab(nn.Module):
         dilations: tuple[int, ...],
         pretrained: bool | str = False,
         frozen: bool = True,
+        object_context: bool = False,
     ):
         super().__init__()
         self.frozen = frozen
         self.encoder = Encoder(backbone, (4, 8, 16), pretrained=pretrained, frozen=frozen, dilated=True)
         fine, self.middle_channels, coarse = self.encoder.channels
         self.low_level_channels = fine
+        self.context = ObjectContext(channels) if object_context else nn.Identity()
         shortcut = 48
         self.pyramid = ASPP(coarse, channels, dilations)
         self.shortcut = nn.Sequential(nn.Conv2d(fine, shortcut, 1, bias=False), nn.BatchNorm2d(shortcut), nn.ReLU())
@@ -55,32 +57,11 @@ class DeepLab(nn.Module):
             The decoder's map at 1/4, the backbone's at 1/4 and 1/8, the pyramid's at 1/16.
         """
         low, middle, last = self.encoder(frames)
-        coarse = self.pyramid(last)
+        coarse = self.context(self.pyramid(last))
         enlarged = F.interpolate(coarse, size=low.shape[-2:], mode="bilinear", align_corners=True)
         return self.decoder(torch.cat([enlarged, self.shortcut(low)], dim=1)), low, middle, coarse
-
-
-class FeaturePyramid(nn.Module):
-    """Top-down feature pyramid (FPN) over maps at 1/4, 1/8 and 1/16, with group norm."""
-
-    def __init__(self, channels_in: tuple[int, int, int], channels: int):
-        super().__init__()
-        self.lateral = nn.ModuleList(_normed(width, channels, 1) for width in channels_in)
-        self.smooth = nn.ModuleList(_normed(channels, channels, 3) for _ in range(2))
-
-    def forward(self, fine: torch.Tensor, middle: torch.Tensor, coarse: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Maps at 1/4, 1/8 and 1/16 -> embeddings of the same sizes, not negative."""
-        fine, middle, coarse = (lateral(x) for lateral, x in zip(self.lateral, (fine, middle, coarse), strict=True))
-        middle = middle + F.interpolate(coarse, size=middle.shape[-2:], mode="bilinear", align_corners=True)
-        fine = fine + F.interpolate(middle, size=fine.shape[-2:], mode="bilinear", align_corners=True)
-        return F.relu(self.smooth[0](fine)), F.relu(self.smooth[1](middle)), F.relu(coarse)
 
 
 def _convs(channels_in: int, channels_out: int) -> tuple[nn.Module, ...]:
     conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
     return conv, nn.BatchNorm2d(channels_out), nn.ReLU()
-
-
-def _normed(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
-    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(conv, group_norm(channels_out))

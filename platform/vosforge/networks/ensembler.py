@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vosforge.networks.context import FeaturePyramidAttention, group_norm
+
 
 class Gate(nn.Module):
     """Instance-level attention: a vector of each class weighs the channels of its maps by 0 to 2."""
@@ -108,9 +110,18 @@ class CollaborativeEnsembler(nn.Module):
         channels: of the first stage; the others have twice as many.
         refine: of the shortcut from the backbone.
         low_level: of the backbone's map at 1/4.
+        fpa: feature pyramid attention on the coarsest map, instead of the atrous pyramid (CAMN, abstract).
     """
 
-    def __init__(self, channels_in: Sequence[int], attention: int, channels: int, refine: int, low_level: int):
+    def __init__(
+        self,
+        channels_in: Sequence[int],
+        attention: int,
+        channels: int,
+        refine: int,
+        low_level: int,
+        fpa: bool = False,
+    ):
         super().__init__()
         fine, middle, coarse = channels_in
         wide = 2 * channels
@@ -127,7 +138,10 @@ class CollaborativeEnsembler(nn.Module):
         self.gates = nn.ModuleList(Gate(attention, shape[0]) for shape in shapes)
         self.blocks = nn.ModuleList(Bottleneck(*shape) for shape in shapes)
         self.pyramid_gate = Gate(attention, wide)
-        self.pyramid = GatedASPP(wide, channels)
+        self.pyramid: nn.Module = GatedASPP(wide, channels)
+        if fpa:
+            merge = nn.Sequential(nn.Conv2d(wide, channels, 1, bias=False), group_norm(channels), nn.ReLU())
+            self.pyramid = nn.Sequential(FeaturePyramidAttention(wide), merge)
         self.shortcut = nn.Sequential(
             ChannelGate(low_level + channels),
             nn.Conv2d(low_level + channels, refine, 1, bias=False),
@@ -175,13 +189,6 @@ class CollaborativeEnsembler(nn.Module):
             x = conv(gate(x, head))
         logits = (_classify(x, linear(head)) for linear in (self.foreground, self.background))
         return tuple(logit.unflatten(0, (batch, classes)) for logit in logits)
-
-
-def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
-    """Group norm in 32 groups, or as many as leave at least two channels to each."""
-    while groups > 1 and (channels % groups or channels // groups < 2):
-        groups -= 1
-    return nn.GroupNorm(groups, channels)
 
 
 def _classify(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

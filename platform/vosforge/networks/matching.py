@@ -9,6 +9,8 @@ sections 3.2 and 3.3; numbers follow the published code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -32,6 +34,8 @@ def global_matching(
     Returns:
         `(B, O, 1, h, w)` in [0, 1].
     """
+    if query.dtype.itemsize < 4:
+        return _exactly(global_matching, query, reference, labels, bias)
     keys, points = reference.flatten(2), query.flatten(2).transpose(1, 2)
     away = (1 - labels.flatten(2)) * _FAR
     lengths = keys.square().sum(dim=1)
@@ -64,6 +68,8 @@ def local_matching(
     Returns:
         `(B, O, n, h, w)` in [0, 1]: the largest window first, then the others ascending.
     """
+    if query.dtype.itemsize < 4:
+        return _exactly(local_matching, query, previous, labels, bias, windows, rate)
     reach = windows[-1] // rate
     room = reach * rate
     padded = F.pad(previous, (room, room, room, room))
@@ -84,6 +90,15 @@ def local_matching(
                 least = masked[:, :, reach - size : reach + size + 1].amin(dim=2)
                 nearest[n] = least if nearest[n] is None else torch.minimum(nearest[n], least)
     return _squashed(torch.stack([nearest[-1], *nearest[:-1]], dim=2), bias)
+
+
+def _exactly(
+    matching: Callable[..., torch.Tensor], query: torch.Tensor, *others: torch.Tensor | tuple[int, ...] | int
+) -> torch.Tensor:
+    """The same in float32: the difference of large products does not survive the rounding of half precision."""
+    with torch.autocast(query.device.type, enabled=False):
+        wide = (x.float() if isinstance(x, torch.Tensor) else x for x in (query, *others))
+        return matching(*wide).to(query.dtype)
 
 
 def background_distance(distances: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,9 @@ class Parts:
         memory_pretrained: likewise for `memory_backbone`, where that is another one.
         frozen_batch_norm: train with the backbones' batch norm fixed, as all public re-trainings do.
         memory_encoder: "key-value" makes a key and a value from frame and mask (STM); "value" makes the value
-            alone, and takes the key from the query encoder, which sees no mask (STCN).
+            alone, and takes the key from the query encoder, which sees no mask (STCN); "product" and "prior" split the
+            query encoder's own features into foreground and background (CAMN 2.1, schemes a and b).
+        memory_keys: of "product" and "prior": "shared" by foreground and background, or "separate".
         memory_input: planes that the memory encoder sees beside RGB: "mask", "mask+others" (the sum of the other
             objects' masks) or "mask+scribbles" (positive and negative).
         planes_at: where they enter: "input" widens the first convolution, "stem" adds a 7x7 convolution of them to
@@ -32,10 +34,17 @@ class Parts:
         prior: enhance the query's features by a mask, that of the previous frame or, where its quality is low, of the
             first (QPM 2.3): "none", the "union" of the objects, or each "object" by its own.
         prior_threshold: relative quality above which the previous frame's mask is taken.
+        object_context: let positions of the coarsest features gather those of the same object (CAMN 2.2).
+        pyramid: paths between the encoder's levels: "none", "fpn" (top-down) or "pan" (and bottom-up, CAMN 2.2).
+        fpa: feature pyramid attention on what was read (CAMN, abstract).
         quality: assess predicted masks: "none", with an encoder of its "own" (QPM 2.2), or with the memory encoder's
             features, "shared".
         quality_channels, quality_cells: width of its convolutions, and side of the map that they see.
-        quality_activation: of the score, "sigmoid" or "relu".
+        quality_activation: of the score: "linear", which keeps its gradient and is clamped to [0, 1] outside training,
+            or "sigmoid" or "relu", as the public code of QPM's authors has it.
+        quality_hidden: activation of the layer before it: "relu", or the "sigmoid" of that code.
+        quality_reference: what a quality is relative to: that of the "given" mask (QPM, equation 2), or of the first
+            "predicted" one, as its authors' later code does on YouTube-VOS.
         memory_threshold: relative quality above which a frame may stay in memory (QPM, equation 3).
         siamese: correlate the query's features with the target's, cut from the frame where its mask was given
             (EMN 2.2).
@@ -75,15 +84,21 @@ class Parts:
     pretrained: bool | str = False
     memory_pretrained: bool | str = False
     frozen_batch_norm: bool = True
-    memory_encoder: Literal["key-value", "value"] = "key-value"
+    memory_encoder: Literal["key-value", "value", "product", "prior"] = "key-value"
+    memory_keys: Literal["shared", "separate"] = "shared"
     memory_input: Literal["mask", "mask+others", "mask+scribbles"] = "mask+others"
     planes_at: Literal["input", "stem"] = "input"
     prior: Literal["none", "union", "object"] = "none"
     prior_threshold: float = 0.65
+    object_context: bool = False
+    pyramid: Literal["none", "fpn", "pan"] = "none"
+    fpa: bool = False
     quality: Literal["none", "own", "shared"] = "none"
     quality_channels: int = 256
     quality_cells: int = 24
-    quality_activation: Literal["sigmoid", "relu"] = "sigmoid"
+    quality_activation: Literal["linear", "sigmoid", "relu"] = "sigmoid"
+    quality_hidden: Literal["relu", "sigmoid"] = "relu"
+    quality_reference: Literal["given", "predicted"] = "given"
     memory_threshold: float = 0.7
     siamese: bool = False
     correlation: Literal["depthwise", "full"] = "depthwise"
@@ -129,6 +144,23 @@ _LEAST = {
     **dict.fromkeys([part for part in _HINTS if part.endswith(("_channels", "_cells", "_output", "top_k"))], 1),
     "aspp_dropout": 0,
 }
+# Memories that have no encoder of their own.
+SPLIT = ("product", "prior")
+# Of the space-time read, which networks of another skeleton may lack.
+READ = (
+    "memory_keys",
+    "key_channels",
+    "value_channels",
+    "key_gain",
+    "reader",
+    "similarity",
+    "scale",
+    "top_k",
+    "sigma",
+    "argmax_on",
+    "renormalise",
+)
+ANY_MEMORY = ("key-value", "value", *SPLIT)
 _ASSESSED = ("quality", ("own", "shared"))
 # Parts that do nothing unless others have the values that bring them in.
 _NEEDS = {
@@ -140,7 +172,10 @@ _NEEDS = {
     "memory_threshold": (_ASSESSED,),
     "prior_threshold": (("prior", ("union", "object")), _ASSESSED),
     "correlation": (("siamese", (True,)),),
+    **dict.fromkeys(("memory_backbone", "planes_at"), (("memory_encoder", ("key-value", "value")),)),
 }
+for _part in READ:
+    _NEEDS[_part] = (("memory_encoder", SPLIT if _part == "memory_keys" else ANY_MEMORY), *_NEEDS.get(_part, ()))
 
 
 def choose(parts: Parts, **chosen: Any) -> Parts:
@@ -162,7 +197,8 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
     needs = [(part, *need) for part in changed for need in _NEEDS.get(part, ()) if need[0] in taken]
     for part, other, values in needs:
         if getattr(result, other) not in values:
-            options = " or ".join(f"{other}={value!r}" for value in values)
+            hint = hints(type(parts))[other]
+            options = " or ".join(f"{other}={value!r}" for value in values if _fits(value, hint))
             found = f"{other}={getattr(result, other)!r}"
             raise UserError(f"{part}={chosen[part]!r} has no effect with {found}; choose {options}, or leave it out")
     if chosen.get("memory_pretrained") and result.memory_backbone in (None, result.backbone):
@@ -244,11 +280,13 @@ def _checked(part: str, value: Any, hint: Any) -> Any:
         raise UserError(f"{part} must be at least {_LEAST[part]}, found {value}")
     if part in ("sigma", "key_gain") and not 0 < value < math.inf:
         raise UserError(f"{part} must be above 0, found {value}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{part} must be a finite number, found {value}")
     return value
 
 
 def _check_together(parts: Parts) -> None:
-    """Refuse levels that the decoder cannot climb and a pyramid without branches."""
+    """Refuse levels that the decoder cannot climb, a pyramid without branches, and encoders that are not there."""
     doubled = all(fine * 2 == coarse for fine, coarse in zip(parts.strides, parts.strides[1:], strict=False))
     if not parts.strides or not doubled:
         raise UserError(f"strides: expected each twice the one before, as (4, 8, 16), found {parts.strides}")
@@ -256,6 +294,12 @@ def _check_together(parts: Parts) -> None:
         raise UserError(
             f"aspp: expected dilations of at least 1 and a dropout below 1, "
             f"found {parts.aspp_dilations} and {parts.aspp_dropout}"
+        )
+    if parts.memory_encoder in SPLIT and parts.quality == "shared":
+        raise UserError(f"quality='shared' needs a memory encoder, which memory_encoder={parts.memory_encoder!r} lacks")
+    if parts.memory_encoder in SPLIT and parts.memory_input == "mask+scribbles":
+        raise UserError(
+            f"memory_encoder={parts.memory_encoder!r} sees masks alone, no scribbles; choose memory_input='mask'"
         )
 
 
@@ -285,6 +329,7 @@ _NANO = {
     "aspp_channels": 32,
     "aspp_dilations": (1, 2, 4),
     "aspp_norm": "group",
+    "quality_activation": "linear",
     "quality_channels": 32,
     "quality_cells": 8,
     "frozen_batch_norm": False,
@@ -297,6 +342,7 @@ _SMALL = {
     "decoder_channels": 128,
     "aspp_channels": 128,
     "aspp_norm": "group",
+    "quality_activation": "linear",
     "quality_channels": 128,
     "quality_cells": 12,
     "frozen_batch_norm": False,
@@ -308,7 +354,8 @@ def sizes(paper: Parts) -> dict[str, Parts]:
     """A paper's parts at three sizes: "nano" (under 2 M parameters, two levels at strides 4 and 8), "small", "paper".
 
     The smaller ones start without pretrained weights: their batch norm is trained and their keys start larger. Their
-    pyramids normalise in groups, which also holds for batches of one.
+    pyramids normalise in groups, which also holds for batches of one. Their scores are linear: at the rates at which
+    they learn a sigmoid's gradient vanishes.
     """
     own = {"memory_backbone": None, "aspp_output": None}
     return {"nano": replace(paper, **_NANO, **own), "small": replace(paper, **_SMALL, **own), "paper": paper}

@@ -151,6 +151,8 @@ _CFBI: Rules = (
 # What the authors of QPM published later differs from the paper in these parts.
 _QDMN_PARTS = {
     "quality": "shared",
+    "quality_activation": "sigmoid",
+    "quality_hidden": "sigmoid",
     "reader": "topk",
     "top_k": 50,
     "aspp": "read",

@@ -19,12 +19,24 @@ class QualityHead(nn.Module):
         channels_in: of the features.
         channels: of the convolutions; the hidden linear layer has four times as many.
         cells: side of the map to which features are resized first, since the linear layers have a fixed size.
-        activation: of the score: "sigmoid", or "relu", the first form of the authors' later code, which dies.
+        activation: of the score: "linear", clamped to [0, 1] outside training, as Mask Scoring R-CNN regresses a
+            mask's IoU; "relu", the first form of the authors' later code; or "sigmoid", their advice where that dies.
+            Under the squared error the latter two lose their gradient once early, poor masks have driven the score
+            to 0, and with the sigmoid the hidden layer saturates too.
+        hidden: activation of the hidden layer: "relu", or the authors' "sigmoid", which learns later.
     """
 
-    def __init__(self, channels_in: int, channels: int, cells: int, activation: Literal["sigmoid", "relu"] = "sigmoid"):
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        cells: int,
+        activation: Literal["linear", "sigmoid", "relu"] = "linear",
+        hidden: Literal["relu", "sigmoid"] = "relu",
+    ):
         super().__init__()
         self.cells = cells
+        self.hidden_activation = {"relu": F.relu, "sigmoid": torch.sigmoid}[hidden]
         self.activation = activation
         strides = (1, 1, 1, 2)
         widths = (channels_in, channels, channels, channels)
@@ -35,13 +47,18 @@ class QualityHead(nn.Module):
         side = (cells + 1) // 2
         self.hidden = nn.Linear(channels * side * side, 4 * channels)
         self.score = nn.Linear(4 * channels, 1)
+        if activation == "linear":
+            # As a fresh sigmoid says: else a first frame's score would be below the floor.
+            nn.init.constant_(self.score.bias, 0.5)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """`(B, C, h, w)` -> scores `(B,)`, in [0, 1] with the sigmoid."""
+        """`(B, C, h, w)` -> scores `(B,)`, in [0, 1] but for "relu", and for "linear" in training."""
         x = F.interpolate(features, size=(self.cells, self.cells), mode="bilinear", align_corners=False)
         for conv in self.convs:
             x = F.relu(conv(x))
-        x = self.score(self.hidden(x.flatten(1)).sigmoid())[:, 0]
+        x = self.score(self.hidden_activation(self.hidden(x.flatten(1))))[:, 0]
+        if self.activation == "linear":
+            return x if self.training else x.clamp(0, 1)
         return x.sigmoid() if self.activation == "sigmoid" else F.relu(x)
 
 

@@ -355,6 +355,10 @@ def _cells(height: int, width: int, like: torch.Tensor) -> torch.Tensor:
 def _weighted_rows(rows: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Sum of chosen rows: rows `(B, N, CV)`, positions and weights `(B, m, k)` -> `(B, m, CV)`."""
     batch, memory = rows.shape[:2]
+    if torch.compiler.is_exporting():
+        # ONNX has no such bag, but a loop over its rows, many times slower; this holds no more than the affinities.
+        sparse = weights.new_zeros(*weights.shape[:2], memory).scatter(2, positions, weights)
+        return sparse.to(rows.dtype) @ rows
     offsets = torch.arange(batch, device=rows.device)[:, None, None] * memory
     chosen = (positions + offsets).flatten(0, 1)
     summed = F.embedding_bag(

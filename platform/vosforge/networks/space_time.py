@@ -11,12 +11,15 @@ from torch import nn
 from vosforge.errors import UserError
 from vosforge.networks import readers
 from vosforge.networks.base import MemoryNetwork, Query, check_values, crop_to, pad_to_stride
-from vosforge.networks.context import ASPP
+from vosforge.networks.context import ASPP, FeaturePyramidAttention, ObjectContext
 from vosforge.networks.decoders import RefineDecoder
 from vosforge.networks.encoders import Encoder, KeyValue
+from vosforge.networks.foreground_background import ForegroundBackground, split
 from vosforge.networks.fusion import Fusion
-from vosforge.networks.parts import Parts
+from vosforge.networks.parts import SPLIT, Parts
+from vosforge.networks.pyramid import PyramidBranch
 from vosforge.networks.quality import PriorEnhancement, QualityHead
+from vosforge.networks.reading import make_reader, read_objects
 from vosforge.networks.siamese import correlate, correlation_channels, crop_targets, target_size
 
 
@@ -32,28 +35,37 @@ class SpaceTimeNetwork(MemoryNetwork):
 
     def __init__(self, parts: Parts):
         super().__init__(parts)
-        frozen = parts.frozen_batch_norm
-        planes = {"mask": 1, "mask+others": 2, "mask+scribbles": 3}[parts.memory_input]
-        own = parts.memory_backbone or parts.backbone
-        self.query_encoder = Encoder(parts.backbone, parts.strides, pretrained=parts.pretrained, frozen=frozen)
-        # Weights of the same backbone are copied from the query's.
-        start = own != parts.backbone and (parts.memory_pretrained or parts.pretrained is True)
-        self.memory_encoder = Encoder(own, parts.strides, planes, parts.planes_at, start, frozen)
+        self.query_encoder = Encoder(
+            parts.backbone, parts.strides, pretrained=parts.pretrained, frozen=parts.frozen_batch_norm
+        )
         *skips, coarse = self.query_encoder.channels
-        widened = coarse + correlation_channels(parts, coarse)
+        if parts.pyramid != "none":
+            self.paths = PyramidBranch(self.query_encoder.channels, parts.decoder_channels, parts.pyramid)
+        if parts.object_context:
+            self.object_context = ObjectContext(coarse)
+            # At 0 the query's features start as the memory's, and so their keys.
+            self.context_gain = nn.Parameter(torch.zeros(coarse, 1, 1))
         if parts.prior != "none":
             self.enhancement = PriorEnhancement(coarse)
+        widened = coarse + correlation_channels(parts, coarse)
         self.query_head = KeyValue(widened, parts.key_channels, parts.value_channels)
-        masked = self.memory_encoder.channels[-1]
-        if parts.memory_encoder == "key-value":
-            self.memory_head = KeyValue(masked, parts.key_channels, parts.value_channels)
+        if parts.memory_encoder in SPLIT:
+            sizes = coarse, parts.key_channels, parts.value_channels
+            self.foreground_background = ForegroundBackground(*sizes, parts.memory_encoder, parts.memory_keys)
         else:
-            self.fusion = Fusion(masked + coarse, parts.value_channels)
+            self.memory_encoder = self._masked_encoder()
+            masked = self.memory_encoder.channels[-1]
+            if parts.memory_encoder == "key-value":
+                self.memory_head = KeyValue(masked, parts.key_channels, parts.value_channels)
+            else:
+                self.fusion = Fusion(masked + coarse, parts.value_channels)
         if parts.quality == "own":
-            self.score_encoder = Encoder(own, parts.strides, planes, parts.planes_at, start, frozen)
+            self.score_encoder = self._masked_encoder()
         if parts.quality != "none":
-            size = parts.quality_channels, parts.quality_cells, parts.quality_activation
-            self.quality_head = QualityHead(masked, *size)
+            encoder = self.score_encoder if parts.quality == "own" else self.memory_encoder
+            size = parts.quality_channels, parts.quality_cells
+            kinds = parts.quality_activation, parts.quality_hidden
+            self.quality_head = QualityHead(encoder.channels[-1], *size, *kinds)
         self.reader = make_reader(parts)
         self.context, read_channels, context = nn.Identity(), 2 * parts.value_channels, None
         if parts.aspp == "read":
@@ -61,6 +73,7 @@ class SpaceTimeNetwork(MemoryNetwork):
             self.context, read_channels = _aspp(parts)(read_channels, width), width
         elif parts.aspp == "decoder":
             context = _aspp(parts)
+        self.attention = FeaturePyramidAttention(read_channels) if parts.fpa else nn.Identity()
         self.decoder = RefineDecoder(
             read_channels,
             skips,
@@ -70,7 +83,16 @@ class SpaceTimeNetwork(MemoryNetwork):
             parts.rectified_skip,
             context,
         )
-        self._start_equal(own == parts.backbone)
+        self._start_equal(parts.memory_backbone in (None, parts.backbone))
+
+    def _masked_encoder(self) -> Encoder:
+        """An encoder of frames with masks."""
+        parts = self.parts
+        planes = {"mask": 1, "mask+others": 2, "mask+scribbles": 3}[parts.memory_input]
+        own = parts.memory_backbone or parts.backbone
+        # Weights of the same backbone are copied from the query's.
+        start = own != parts.backbone and (parts.memory_pretrained or parts.pretrained is True)
+        return Encoder(own, parts.strides, planes, parts.planes_at, start, parts.frozen_batch_norm)
 
     @torch.no_grad()
     def _start_equal(self, same_backbone: bool) -> None:
@@ -78,15 +100,29 @@ class SpaceTimeNetwork(MemoryNetwork):
 
         In the papers both encoders start from the same ImageNet weights; without those this matters even more.
         """
-        self.query_head.key.weight.mul_(self.parts.key_gain)
+        query = self.query_head.key
+        query.weight.mul_(self.parts.key_gain)
         if same_backbone:
-            self.memory_encoder.start_from(self.query_encoder)
-            if self.parts.quality == "own":
-                self.score_encoder.start_from(self.query_encoder)
+            for encoder in ("memory_encoder", "score_encoder"):
+                if hasattr(self, encoder):
+                    getattr(self, encoder).start_from(self.query_encoder)
             if self.parts.memory_encoder == "key-value":
-                memory, query = self.memory_head.key, self.query_head.key
+                memory = self.memory_head.key
                 memory.weight.copy_(query.weight[:, : memory.weight.shape[1]])
                 memory.bias.copy_(query.bias)
+        if self.parts.memory_encoder in SPLIT and self.foreground_background.key is not None:
+            # Where neighbours are alike the 1x1 keys are the query's.
+            key = self.foreground_background.key.weight
+            key.copy_(query.weight[:, : key.shape[1]].sum(dim=(2, 3), keepdim=True).repeat(2, 1, 1, 1))
+
+    def _levels(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The query's feature maps `(B, C_i, h_i, w_i)` of padded frames, fine to coarse."""
+        levels = tuple(self.query_encoder(frames))
+        if self.parts.pyramid != "none":
+            levels = self.paths(*levels)
+        if self.parts.object_context:
+            levels = (*levels[:-1], levels[-1] + self.context_gain * self.object_context(levels[-1]))
+        return levels
 
     def encode_target(self, frames: torch.Tensor, masks: torch.Tensor) -> torch.Tensor | None:
         """Features `(B, K, C, h', w')` of each object's patch, through the query's own extractor (EMN, equation 7).
@@ -99,7 +135,7 @@ class SpaceTimeNetwork(MemoryNetwork):
         patches = crop_targets(frames, masks, target_size((frames.shape[-2], frames.shape[-1]), self.stride))
         # Patches are enlarged; mixed with those of frames, their statistics would be nobody's at test.
         with self.query_encoder.fixed_statistics():
-            features = self.query_encoder(patches.flatten(0, 1))[-1]
+            features = self._levels(patches.flatten(0, 1))[-1]
         return features.unflatten(0, patches.shape[:2])
 
     def encode_query(
@@ -118,7 +154,9 @@ class SpaceTimeNetwork(MemoryNetwork):
         for masks in (previous, prior):
             if masks is not None:
                 self._check_before(frames, masks)
-        *skips, coarse = self.query_encoder(self.pad_frames(frames))
+        if previous is not None and prior is not None:
+            check_objects("prior masks", prior.shape[1], "masks of the frame before", previous.shape[1])
+        *skips, coarse = self._levels(self.pad_frames(frames))
         features = self._enhanced(coarse, previous if prior is None else prior)
         if self.parts.siamese:
             if targets is None:
@@ -126,6 +164,8 @@ class SpaceTimeNetwork(MemoryNetwork):
             if targets.ndim != 5 or targets.shape[0] != len(frames) or targets.shape[2] != coarse.shape[1]:
                 expected = f"(B, K, C, h, w) with B = {len(frames)} and C = {coarse.shape[1]}"
                 raise UserError(f"targets must be {expected}, as encode_target gives, found {tuple(targets.shape)}")
+            if self.parts.prior == "object":
+                check_objects("targets", targets.shape[1], "the masks that enhance the query", features.shape[1])
             related = correlate(coarse, targets, self.parts.correlation)
             features = torch.cat([features.expand(-1, related.shape[1], -1, -1, -1), related], dim=2)
         key, value = (x.unflatten(0, features.shape[:2]) for x in self.query_head(features.flatten(0, 1)))
@@ -164,8 +204,11 @@ class SpaceTimeNetwork(MemoryNetwork):
         masks: torch.Tensor,
         scribbles: torch.Tensor | None = None,
         query: Query | None = None,
+        given: bool = True,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Key and value of each object (STM unified, 2.1), or the value alone beside the query's key (STCN, 3.2).
+
+        With "product" and "prior" both come from the query's features, split by each object's mask (CAMN, 2.1).
 
         With "mask+others" each object sees the frame, its own mask, and the sum of the other objects' masks
         clamped to [0, 1] (the published code's second mask plane); with "mask+scribbles" scribbles that are left
@@ -173,14 +216,28 @@ class SpaceTimeNetwork(MemoryNetwork):
         """
         self.check(frames, masks)
         objects = masks.shape[1]
-        features = self._encode_masked(self.memory_encoder, frames, masks, scribbles)
         if self.parts.memory_encoder == "key-value":
-            key, value = self.memory_head(features)
+            key, value = self.memory_head(self._encode_masked(self.memory_encoder, frames, masks, scribbles))
             return key.unflatten(0, (-1, objects)), value.unflatten(0, (-1, objects))
         if query is None:
             query = self.encode_query(frames, self.encode_target(frames, masks), masks)
-        value = self.fusion(features, query.features.repeat_interleave(objects, dim=0))
-        return query.key, value.unflatten(0, (-1, objects))
+        if self.parts.memory_encoder == "value":
+            features = self._encode_masked(self.memory_encoder, frames, masks, scribbles)
+            value = self.fusion(features, query.features.repeat_interleave(objects, dim=0))
+            return query.key, value.unflatten(0, (-1, objects))
+        if scribbles is not None:
+            raise UserError("this network takes no scribbles; build one with memory_input='mask+scribbles'")
+        return self._split_memory(query, masks)
+
+    def _split_memory(self, query: Query, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Key and value of the query's own features, split by each object's mask (CAMN, 2.1)."""
+        memory = self.foreground_background
+        cells = F.avg_pool2d(pad_to_stride(masks, self.stride), self.stride)[:, :, None]
+        shares = memory.shares(query.features[:, :, None], cells)
+        value = split(memory.value(query.features)[:, :, None], shares)[:, :, :, 0]
+        if memory.key is None:
+            return query.key, value
+        return split(memory.key(query.features)[:, :, None], shares)[:, :, :, 0], value
 
     def assess(self, frames: torch.Tensor, masks: torch.Tensor) -> torch.Tensor | None:
         """Quality `(B, K)` of each object's mask (QPM, 2.2); None without `quality`."""
@@ -220,33 +277,35 @@ class SpaceTimeNetwork(MemoryNetwork):
         The papers' equation 1 writes the query's value first; published weights expect this order.
         """
         objects = memory_value.shape[1]
-        if memory_key.shape[1] == query.key.shape[1] == 1 and query.previous is None:
-            # One affinity serves all objects: their values are read as channels of one.
-            merged = self.reader(memory_key[:, 0], memory_value.flatten(1, 2), query.key[:, 0])
-            read = merged.unflatten(1, (objects, -1))
-        else:
-            each = [memory_key, memory_value, query.key]
-            if query.previous is not None:
-                each.append(query.previous)
-            read = self.reader(*(x.expand(-1, objects, *x.shape[2:]).flatten(0, 1) for x in each))
-            read = read.unflatten(0, (-1, objects))
+        self._check_read(query, memory_key.shape[1], objects)
+        read = read_objects(self.reader, memory_key, memory_value, query.key, query.previous)
         return torch.cat([read, query.value.expand(-1, objects, -1, -1, -1)], dim=2)
+
+    def _check_read(self, query: Query, keys: int, objects: int) -> None:
+        """Refuse keys and queries of other objects than the memory's values; those of none in particular have K = 1."""
+        of_each = self.parts.siamese or self.parts.prior == "object"
+        counts = {
+            "memory keys": objects if keys == 1 else keys,
+            "the query": objects if query.key.shape[1] == 1 and not of_each else query.key.shape[1],
+            "the query's previous masks": objects if query.previous is None else query.previous.shape[1],
+        }
+        for name, count in counts.items():
+            check_objects(name, count, "the memory's values", objects)
 
     def decode(self, query: Query, read: torch.Tensor) -> torch.Tensor:
         """Foreground logits `(B, K, H, W)`, cropped to the frame's size (STM unified, 2.3)."""
-        context = self.context(read.flatten(0, 1)).unflatten(0, read.shape[:2])
+        context = self.attention(self.context(read.flatten(0, 1))).unflatten(0, read.shape[:2])
         return crop_to(self.decoder(context, query.skips), query.size)
 
 
-def make_reader(parts: Parts) -> readers.Reader:
-    """The reader that the parts name."""
-    affinity = {"scale": parts.scale, "similarity": parts.similarity}
-    if parts.reader == "dense":
-        return readers.DenseReader(**affinity)
-    if parts.reader == "topk":
-        return readers.TopKReader(50 if parts.top_k is None else parts.top_k, **affinity)
-    kernel = readers.KernelReader if parts.reader == "kernel" else readers.SpatialReader
-    return kernel(parts.sigma, parts.top_k, parts.argmax_on, parts.renormalise, **affinity)
+def check_objects(name: str, found: int, like: str, expected: int) -> None:
+    """Refuse what is of another number of objects than what it goes with.
+
+    Raises:
+        UserError: naming both.
+    """
+    if not torch.compiler.is_compiling() and found != expected:
+        raise UserError(f"{name} must be of K = {expected} objects, like {like}, found {found}")
 
 
 def _aspp(parts: Parts) -> partial[ASPP]:

@@ -117,6 +117,7 @@ CURRICULA = {
     ("emn", "nano"): _NANO,
     ("qpm", "nano"): _NANO,
     ("skn", "nano"): _NANO,
+    ("camn", "nano"): _NANO,
     ("cfbi+", "nano"): _NANO,
     ("mivos", "nano"): _NANO,
     ("kmn", "nano"): _NANO,
