@@ -1,11 +1,16 @@
-"""Segment a video from its first mask.
+"""Segment a video, or a folder of videos, from first masks.
 
 python jobs/segment.py --model models:/demo@champion --video frames/ --mask first.png --out masks --overlay
 python jobs/segment.py --model runs/stm-nano/network.safetensors --video clip.mp4 --mask first.png --out masks
+python jobs/segment.py --model runs/stm-nano/network.safetensors --video DAVIS/JPEGImages/480p \
+    --mask DAVIS/Annotations/480p --out masks --workers 8
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 try:
@@ -13,72 +18,144 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
+import torch
 import tyro
 
-from vosforge import pictures
-from vosforge.data.image_files import decode_mask, encode_mask
+from vosforge import cluster
+from vosforge.data.streams import run_workers
 from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
-from vosforge.propagation import segment_frame
+from vosforge.propagation.files import VideoFiles, find_videos, segment_files
 from vosforge.registry import load_model
 from vosforge.storage import check_space, check_writable, write_bytes
 from vosforge.tracking import default_store
 
-_SHEET_PICTURES = 8
+
+@dataclass
+class Options:
+    """Segment a video, or a folder of videos, from first masks."""
+
+    model: str
+    """Network file, model folder or models:/name@alias."""
+    video: Path
+    """Video file or folder of frames; or a folder of such files and folders, one a video."""
+    mask: Path
+    """PNG with the objects' ids in the first frame, or a folder of PNGs named as the frames where objects appear
+    first; for a folder of videos, a folder of <video>.png and <video>/<frame>.png."""
+    out: Path
+    """Folder for one palette PNG a frame, named as the frames; for a folder of videos, of one such folder a video."""
+    overlay: bool = False
+    """Write overlay.mp4 and sheet.png there too."""
+    short_side: int | None = None
+    """Pixels to which frames are reduced before they are segmented."""
+    fps: float = 10.0
+    """Frames a second of the overlay video."""
+    device: str = "cpu"
+    """Where networks run, cpu or cuda."""
+    workers: int = 2
+    """Videos at a time of a folder of videos, one CPU each, on cuda one GPU too."""
+    max_bad: float = 0.1
+    """Largest share of a folder's videos that may be unusable; one is always allowed."""
+    verbose: bool = False
+    """Show tracebacks and library messages."""
 
 
-def main(
-    model: str,
-    video: Path,
-    mask: Path,
-    out: Path,
-    overlay: bool = False,
-    short_side: int | None = None,
-    fps: float = 10.0,
-    device: str = "cpu",
-    verbose: bool = False,
-) -> None:
-    """Segment a video from its first mask.
+def main(options: Options) -> None:
+    """Segment what was given; a folder of videos in parallel, going on where an earlier run stopped."""
+    console.verbosity(options.verbose)
+    if options.fps <= 0:
+        raise UserError(f"--fps must be positive, found {options.fps}")
+    if options.workers < 1 or not 0 <= options.max_bad <= 1:
+        raise UserError(
+            f"--workers must be at least 1 and --max-bad in [0, 1], found {options.workers}, {options.max_bad}"
+        )
+    videos = find_videos(options.video, options.mask)
+    check_writable(options.out)
+    check_space(options.out, 100_000_000)
+    if videos is None:
+        segment_one(options)
+    else:
+        segment_many(options, videos)
 
-    Args:
-        model: Network file, model folder or models:/name@alias.
-        video: Video file or folder of frames.
-        mask: PNG with the objects' ids in the first frame.
-        out: Folder for one palette PNG a frame, named as the frames.
-        overlay: Write overlay.mp4 and sheet.png there too.
-        short_side: Pixels to which frames are reduced before they are segmented.
-        fps: Frames a second of the overlay video.
-        device: Where networks run, cpu or cuda.
-        verbose: Show tracebacks and library messages.
-    """
-    console.verbosity(verbose)
-    if fps <= 0:
-        raise UserError(f"--fps must be positive, found {fps}")
-    if not mask.is_file():
-        raise UserError(f"{mask}: no such mask file")
-    source = open_video(video)
-    check_writable(out)
-    check_space(out, 100_000_000)
-    segmenter = load_model(model, default_store()).start(device)
-    given = decode_mask(mask.read_bytes(), str(mask))
-    if not given.any():
-        raise UserError(f"{mask}: the mask is empty; mark at least one object")
-    tinted = []
-    with console.Progress(len(source), "segment", "frames") as progress:
-        for t, (name, frame) in enumerate(source):
-            if t == 0 and given.shape != frame.shape[:2]:
-                raise UserError(f"{mask}: expected the video's size {frame.shape[:2]}, found {given.shape}")
-            labels = segment_frame(segmenter, frame, given if t == 0 else None, short_side)
-            write_bytes(out / f"{name}.png", encode_mask(labels))
-            if overlay:
-                tinted.append(pictures.overlay(frame, labels))
-            progress.update(t + 1)
-    if overlay:
-        pictures.write_video(out / "overlay.mp4", tinted, fps)
-        chosen = [tinted[round(i * (len(tinted) - 1) / (_SHEET_PICTURES - 1))] for i in range(_SHEET_PICTURES)]
-        pictures.write_png(out / "sheet.png", pictures.contact_sheet([(f"{video.name}: {model}", chosen)], height=160))
-    print(f"{len(source)} masks of objects {segmenter.objects} in {out}")
+
+def segment_one(options: Options) -> None:
+    """One video, frame by frame."""
+    files = VideoFiles(options.video.stem, options.video, options.mask)
+    segmenter = load_model(options.model, default_store()).start(options.device)
+    with console.Progress(len(open_video(options.video)), "segment", "frames") as progress:
+        frames = segment_files(segmenter, files, options.out, *_look(options), progress.update)
+    print(f"{frames} masks of objects {segmenter.objects} in {options.out}")
+
+
+def segment_many(options: Options, videos: list[VideoFiles]) -> None:
+    """All videos that are not segmented yet, on Ray Data."""
+    todo = [files for files in videos if not (options.out / files.name).exists()]
+    if len(todo) < len(videos):
+        print(f"{len(videos) - len(todo)} of {len(videos)} videos are segmented already")
+    if todo:
+        load_model(options.model, default_store())
+        cluster.connect(options.verbose)
+    skipped: dict[str, str] = {}
+    lengths = [_length(files.video) for files in todo]
+    done = 0
+    with console.Progress(sum(lengths), "segment", "frames") as progress:
+        workers, gpus = min(options.workers, max(1, len(todo))), float(options.device != "cpu")
+        rows = run_workers(len(todo), _worker(options, todo), workers, ordered=False, gpus=gpus) if todo else ()
+        for row in rows:
+            files = todo[row["number"]]
+            done += lengths[row["number"]]
+            if row["reason"]:
+                skipped[files.name] = row["reason"]
+                progress.say(f"skipped {files.name}: {row['reason']}")
+            progress.update(done)
+            _check_share(skipped, len(videos), options.max_bad)
+    report = {"videos": len(videos) - len(skipped), "skipped": skipped}
+    write_bytes(options.out / "segment.json", json.dumps(report, indent=1).encode())
+    print(f"{len(videos) - len(skipped)} of {len(videos)} videos in {options.out}, {len(skipped)} skipped")
+
+
+def _check_share(skipped: dict[str, str], videos: int, most: float) -> None:
+    if len(skipped) > max(1, most * videos) or len(skipped) == videos:
+        name, reason = next(iter(skipped.items()))
+        raise UserError(
+            f"{len(skipped)} of {videos} videos cannot be used, past --max-bad {most}; the first: {name}: {reason}"
+        )
+
+
+def _worker(options: Options, todo: list[VideoFiles]) -> Callable[[], Callable[[int], dict]]:
+    """What makes a worker's function in its process."""
+    store = default_store()
+    options = replace(options, out=options.out.absolute())
+    todo = [VideoFiles(files.name, files.video.absolute(), files.mask.absolute()) for files in todo]
+
+    def make_work() -> Callable[[int], dict]:
+        torch.set_num_threads(1)
+        model = load_model(options.model, store)
+
+        def work(number: int) -> dict:
+            files, reason = todo[number], ""
+            try:
+                segment_files(model.start(options.device), files, options.out / files.name, *_look(options))
+            except UserError as error:
+                reason = str(error)
+            return {"number": number, "reason": reason}
+
+        return work
+
+    return make_work
+
+
+def _look(options: Options) -> tuple[bool, int | None, float]:
+    return options.overlay, options.short_side, options.fps
+
+
+def _length(video: Path) -> int:
+    """Frames of a video; 1 for one that cannot be opened, which its worker reports."""
+    try:
+        return len(open_video(video))
+    except UserError:
+        return 1
 
 
 if __name__ == "__main__":
-    console.run(lambda: tyro.cli(main))
+    console.run(lambda: main(tyro.cli(Options)))

@@ -24,7 +24,7 @@ def make_network(name: str = "qpm", **parts: object) -> MemoryNetwork:
 def constant(network: MemoryNetwork, score: float) -> MemoryNetwork:
     """Sets the head's weights so that every mask gets this score, and a relative quality of 1."""
     torch.nn.init.zeros_(network.quality_head.score.weight)
-    torch.nn.init.constant_(network.quality_head.score.bias, float(torch.logit(torch.tensor(score))))
+    torch.nn.init.constant_(network.quality_head.score.bias, score)
     return network
 
 
@@ -35,11 +35,10 @@ def telling(network: MemoryNetwork) -> MemoryNetwork:
     rgb = torch.from_numpy(frames(8)).permute(0, 3, 1, 2) / 255.0
     masks = planes(mask_of(1, 2), [1, 2]).expand(8, -1, -1, -1)
     network.double()
-    head.hidden.weight.mul_(30)
-    logits = torch.logit(network.assess(rgb.double(), masks.double()))
-    head.score.bias.sub_(logits.mean())
-    for p in head.score.parameters():
-        p.mul_(0.5 / logits.std())
+    scores = network.assess(rgb.double(), masks.double())
+    factor = 0.1 / scores.std()
+    head.score.weight.mul_(factor)
+    head.score.bias.sub_(scores.mean()).mul_(factor).add_(0.5)
     return network.float()
 
 

@@ -39,16 +39,23 @@ def run_tasks(count: int, work: Callable[[int], Row], workers: int) -> Iterator[
     yield from rows.iter_rows()
 
 
-def run_ordered(
-    count: int, make_work: Callable[[], Callable[[int], Row]], workers: int, per_block: int
+def run_workers(
+    count: int,
+    make_work: Callable[[], Callable[[int], Row]],
+    workers: int,
+    per_block: int = 1,
+    ordered: bool = True,
+    gpus: float = 0,
 ) -> Iterator[Row]:
-    """`work(0) ... work(count - 1)`, in that order, computed ahead of their use by long-lived workers.
+    """`work(0) ... work(count - 1)` by long-lived workers, computed ahead of their use.
 
     Args:
         count: how many.
         make_work: makes the function once in every worker, so that it can keep files open.
         workers: processes, one CPU each.
         per_block: consecutive numbers that one worker computes at a time.
+        ordered: rows come in the order of their numbers; else as they are finished.
+        gpus: of each worker.
     """
 
     class Work:
@@ -60,9 +67,9 @@ def run_ordered(
         def __call__(self, row: Row) -> Row:
             return self.work(int(row["id"]))
 
-    _set_up(preserve_order=True)
+    _set_up(preserve_order=ordered)
     rows = ray.data.range(count, override_num_blocks=-(-count // per_block)).map(
-        Work, compute=ActorPoolStrategy(size=workers), num_cpus=1
+        Work, compute=ActorPoolStrategy(size=workers), num_cpus=1, num_gpus=gpus
     )
     yield from rows.iter_rows()
 

@@ -22,6 +22,11 @@ class FrameFolder:
         if not self.files:
             raise UserError(f"{folder}: no JPEG or PNG frames in it")
 
+    @property
+    def names(self) -> list[str]:
+        """Of the frames, in order."""
+        return [path.stem for path in self.files]
+
     def __len__(self) -> int:
         return len(self.files)
 
@@ -39,6 +44,11 @@ class VideoFile:
         capture.release()
         if self._length < 1:
             raise UserError(f"{path}: expected a video file or a folder of frames, found nothing that decodes")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the frames, in order, as far as the file's header counts them."""
+        return [f"{index:05d}" for index in range(self._length)]
 
     def __len__(self) -> int:
         return self._length

@@ -33,6 +33,16 @@ class CopyFirstMask(Segmenter):
         """Keep the probabilities for the next frame."""
         self._previous = probabilities
 
+    def forget(self, objects: Sequence[int]) -> None:
+        """Drop their masks."""
+        kept = [k for k, i in enumerate(self.objects, start=1) if i not in objects]
+        planes = self._previous[kept]
+        self._previous = torch.cat([1 - planes.sum(dim=0, keepdim=True), planes])
+
+    def fresh(self) -> CopyFirstMask:
+        """Another one, at the start of a video."""
+        return type(self)()
+
 
 class OpticalFlow(CopyFirstMask):
     """Every mask is the previous one, moved by dense optical flow.
@@ -54,7 +64,7 @@ class OpticalFlow(CopyFirstMask):
         probabilities = super().predict(frame)
         if not self.objects:
             return probabilities
-        labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
+        labels = probabilities.max(dim=0).indices.numpy().astype(np.uint8)
         flow = self._backward(_grey(frame), self._grey)
         y, x = np.indices(labels.shape, dtype=np.float32)
         moved = cv2.remap(labels, x + flow[..., 0], y + flow[..., 1], cv2.INTER_NEAREST, borderValue=0)

@@ -10,8 +10,9 @@ from pathlib import Path
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
+from vosforge.propagation.ensemble import Ensemble
 from vosforge.propagation.propagator import Propagator
-from vosforge.propagation.segmenter import Ensemble, Segmenter
+from vosforge.propagation.segmenter import Segmenter
 from vosforge.storage import write_aside
 
 DESCRIPTION = "model.json"

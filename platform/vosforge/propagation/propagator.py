@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork, Query
 from vosforge.networks.base import crop_to, pad_to_stride
 from vosforge.networks.quality import SCORE_FLOOR, relative
-from vosforge.propagation.memory import MemoryBank
-from vosforge.propagation.segmenter import Segmenter
+from vosforge.propagation.calls import Call, Calling, finish
+from vosforge.propagation.memory import Eviction, MemoryBank, parse_budget
+from vosforge.propagation.segmenter import Frame, Segmenter
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,21 +30,28 @@ class Propagator(Segmenter):
             assesses its masks, only good ones stay in memory, and the mask that enhances the next query is the
             previous one or, if that is poor, the one given (QPM, 2.2 and 2.3).
         memory_every: every N-th frame stays in memory, beside the first and the previous one.
-        budget: most frames in memory; None keeps all, as the papers do.
+        budget: of the memory: a number of frames for objects that entered together, or bytes for all, as "512MiB" or
+            "2GB"; None keeps all, as the papers do. When it is exceeded a frame goes by the rule of `eviction`;
+            given frames and the latest stay, even if they alone exceed it.
         precision: "fp32", "fp64", or "bf16" and "fp16" by autocast; None takes the network's own.
         device: where to compute.
+        eviction: "oldest"; or "quality", the frame whose assessed quality plus `exp(-age)` is least, as QPM's authors
+            do later (facts: age in frames), for networks that assess their masks.
+        channels_last: keep the network and frames in that memory format, faster on some GPUs.
 
     Raises:
-        UserError: for an unknown precision.
+        UserError: for an unknown precision, or a budget of another form.
     """
 
     def __init__(
         self,
         network: MemoryNetwork,
         memory_every: int = 5,
-        budget: int | None = None,
+        budget: int | str | None = None,
         precision: Precision | None = None,
         device: str | torch.device = "cpu",
+        eviction: Eviction = "oldest",
+        channels_last: bool = False,
     ):
         super().__init__(device)
         if precision is None:
@@ -52,9 +61,12 @@ class Propagator(Segmenter):
         self._half = precision in ("bf16", "fp16")
         self.dtype = torch.float32 if self._half else _DTYPES[precision]
         self._autocast = _DTYPES[precision]
-        self.network = network.to(self.device, self.dtype).eval()
+        self._settings = (memory_every, budget, precision, device, eviction, channels_last)
+        self._format = torch.channels_last if channels_last else torch.preserve_format
+        self.network = network.to(self.device, self.dtype, memory_format=self._format).eval()
         self.memory_every = memory_every
-        self.budget = budget
+        self.eviction = eviction
+        self._most_frames, self._most_bytes = parse_budget(budget)
         self._new_bank()
         # Objects that entered together share a bank: what they remember starts at the same frame.
         self._banks: list[tuple[list[int], MemoryBank]] = []
@@ -65,11 +77,13 @@ class Propagator(Segmenter):
         self._first: dict[int, torch.Tensor] = {}
         self._first_scores: dict[int, torch.Tensor] = {}
         self._scores: dict[int, torch.Tensor] = {}
+        # Objects whose first predicted mask is still to set the scale of their quality.
+        self._unscaled: set[int] = set()
         # What was predicted in the padding, for networks that remember it.
         self._margins: dict[int, torch.Tensor] = {}
 
     def _new_bank(self) -> MemoryBank:
-        return MemoryBank(self.memory_every, self.budget, self.network.parts.memory_policy)
+        return MemoryBank(self.memory_every, self._most_frames, self.network.parts.memory_policy, self.eviction)
 
     @property
     def memory(self) -> list[dict[str, object]]:
@@ -87,30 +101,52 @@ class Propagator(Segmenter):
         """
         return {i: float(relative(self._scores[i], self._first_scores[i])) for i in self._scores}
 
-    @torch.inference_mode()
     def predict(self, frame: torch.Tensor) -> torch.Tensor:
         """Read every group's memory, decode, and aggregate all objects."""
+        return self._run(self.predicting(frame))
+
+    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
+        """Encode the frame with all objects and hand each group its part."""
+        self._run(self.memorising(frame, probabilities, given))
+
+    def stepping(self, frame: Frame, mask: np.ndarray | torch.Tensor | None = None) -> Calling:
+        """`step`, asking for the network's calls rather than making them."""
+        image, given = self.enter(frame, mask)
+        probabilities, ids = self.with_given((yield from self.predicting(image)), given)
+        yield from self.memorising(image, probabilities, ids)
+        return probabilities
+
+    def _run(self, calling: Calling) -> Any:
+        with torch.inference_mode(), self.precision():
+            return finish(calling, self.network)
+
+    def predicting(self, frame: torch.Tensor) -> Calling:
+        """`predict`, asking for the network's calls."""
         size = (frame.shape[-2], frame.shape[-1])
         if not self.objects:
             return torch.ones(1, *size, dtype=self.dtype, device=self.device)
-        with self._precision():
-            probabilities = self._segment(self._encode_query(self._padded(frame)))
+        query = yield from self._encode_query(self._padded(frame))
+        probabilities = yield from self._segment(query)
         if self.network.parts.memorise_margin:
             self._margins = dict(zip(self.objects, probabilities[1:], strict=True))
         return crop_to(probabilities, size)
 
-    def _segment(self, query: Query) -> torch.Tensor:
+    def _segment(self, query: Query) -> Calling:
         """Probabilities `(K + 1, H, W)` of all objects from every group's memory."""
         if self.network.joint:
             ((_, bank),) = self._banks
-            logits = self.network.decode(query, self.network.read(query, *bank.read()))
+            logits = yield self._decode(query, bank, len(self.objects))
             return logits[0].to(self.dtype).softmax(dim=0)
         foreground: dict[int, torch.Tensor] = {}
         for ids, bank in self._banks:
-            part = query.of([self.objects.index(i) for i in ids])
-            logits = self.network.decode(part, self.network.read(part, *bank.read()))
+            part = query if len(ids) == len(self.objects) else query.of([self.objects.index(i) for i in ids])
+            logits = yield self._decode(part, bank, len(ids))
             foreground.update(zip(ids, logits[0].to(self.dtype).sigmoid(), strict=True))
         return self.network.aggregate(torch.stack([foreground[i] for i in self.objects])[None])[0]
+
+    def _decode(self, query: Query, bank: MemoryBank, objects: int) -> Call:
+        read = self.network.read(query, *bank.read())
+        return Call("decode", {"query": query, "read": read}, objects)
 
     def _enter(self, entering: list[int]) -> None:
         """Give objects that enter a bank of their own, or a place in that of all."""
@@ -124,9 +160,8 @@ class Propagator(Segmenter):
         bank.widen(lambda memory: self.network.admit(memory, positions, len(self.objects)))
         self._banks = [(list(self.objects), bank)]
 
-    @torch.inference_mode()
-    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
-        """Encode the frame with all objects and hand each group its part."""
+    def memorising(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> Calling:
+        """`memorise`, asking for the network's calls."""
         if not self.objects:
             return
         query, self._query = self._query, None
@@ -134,12 +169,10 @@ class Propagator(Segmenter):
         entering = [i for i in self.objects if i not in known]
         self._enter(entering)
         padded, masks = self._padded(frame), self._masks(probabilities)
-        with self._precision():
-            self._keep_targets(padded, masks, entering)
-        self._note(padded, masks, given)
+        yield from self._keep_targets(padded, masks, entering)
+        yield from self._note(padded, masks, given)
         if entering and query is not None:
-            with self._precision():
-                query = self._encode_query(padded)
+            query = yield from self._encode_query(padded)
         permanent = [not bank.held or not {*ids}.isdisjoint(given) for ids, bank in self._banks]
         wanting = [
             (ids, bank, kept)
@@ -148,53 +181,93 @@ class Propagator(Segmenter):
         ]
         if not wanting:
             return
-        with self._precision():
-            memory = self.network.encode_memory(padded, masks, query=query)
+        arguments = {"frames": padded, "masks": masks, "query": query, "given": bool(given)}
+        memory = yield Call("encode_memory", arguments, len(self.objects))
         for ids, bank, kept in wanting:
             columns = [self.objects.index(i) for i in ids]
             own = tuple(x[0] if x.shape[1] == 1 else x[0, columns] for x in memory)
-            bank.add(self._index, own, permanent=kept, lasting=self._good(ids))
+            bank.add(self._index, own, permanent=kept, lasting=self._good(ids), quality=self._quality_of(ids))
+        self._keep_within()
 
-    def _note(self, padded: torch.Tensor, masks: torch.Tensor, given: Sequence[int]) -> None:
+    def _note(self, padded: torch.Tensor, masks: torch.Tensor, given: Sequence[int]) -> Calling:
         """Keep this frame's masks and their quality for the next query."""
         planes = dict(zip(self.objects, masks[0], strict=True))
         self._previous = planes
         self._first.update({i: planes[i] for i in given})
-        with self._precision():
-            scores = self.network.assess(padded, masks)
-        if scores is not None:
-            self._scores = dict(zip(self.objects, scores[0].to(self.dtype), strict=True))
-            self._first_scores.update({i: self._scores[i] for i in given})
-            if any(self._first_scores[i] < SCORE_FLOOR for i in given):
-                warnings.warn(
-                    f"frame {self._index}: a given mask is assessed below {SCORE_FLOOR}; all its masks count as good",
-                    stacklevel=3,
-                )
+        if self.network.parts.quality == "none":
+            return
+        scores = yield Call("assess", {"frames": padded, "masks": masks}, len(self.objects))
+        self._scores = dict(zip(self.objects, scores[0].to(self.dtype), strict=True))
+        if self.network.parts.quality_reference == "predicted":
+            # Until it is predicted for the first time an object's given mask sets its scale.
+            self._first_scores.update({i: self._scores[i] for i in self._unscaled if i not in given})
+            self._unscaled = {*given}
+        self._first_scores.update({i: self._scores[i] for i in given})
+        if any(self._first_scores[i] < SCORE_FLOOR for i in given):
+            warnings.warn(
+                f"frame {self._index}: a given mask is assessed below {SCORE_FLOOR}; all its masks count as good",
+                stacklevel=3,
+            )
+
+    def _quality_of(self, ids: Sequence[int]) -> float:
+        """Mean quality of the objects' masks, 1 for networks that assess none."""
+        quality = self.quality
+        return sum(quality[i] for i in ids) / len(ids) if quality else 1.0
 
     def _good(self, ids: Sequence[int]) -> bool:
         """Whether the objects' masks are on average good enough to stay in memory (QPM, equation 3)."""
-        quality = self.quality
-        return not quality or sum(quality[i] for i in ids) / len(ids) > self.network.parts.memory_threshold
+        return not self._scores or self._quality_of(ids) > self.network.parts.memory_threshold
 
-    def _encode_query(self, frame: torch.Tensor) -> Query:
+    def _encode_query(self, frame: torch.Tensor) -> Calling:
         targets, previous, first, scores, first_scores = (
             torch.stack([kept[i] for i in self.objects])[None] if kept else None
             for kept in (self._targets, self._previous, self._first, self._scores, self._first_scores)
         )
         prior = self.network.choose_prior(previous, first, scores, first_scores)
-        self._query = self.network.encode_query(frame, targets, previous, prior)
+        arguments = {"frames": frame, "targets": targets, "previous": previous, "prior": prior}
+        self._query = yield Call("encode_query", arguments, len(self.objects))
         return self._query
 
-    def _keep_targets(self, frame: torch.Tensor, masks: torch.Tensor, entering: list[int]) -> None:
+    def _keep_targets(self, frame: torch.Tensor, masks: torch.Tensor, entering: list[int]) -> Calling:
         """Encode what the network keeps of objects from the frame where they were given."""
+        if not entering:
+            return
         columns = [self.objects.index(i) for i in entering]
-        targets = self.network.encode_target(frame, masks[:, columns]) if entering else None
+        targets = yield Call("encode_target", {"frames": frame, "masks": masks[:, columns]}, len(entering))
         if targets is not None:
             self._targets.update(zip(entering, targets[0], strict=True))
 
+    def _keep_within(self) -> None:
+        """Drop the oldest frames, most of them where most is held, until the budget in bytes is kept."""
+        if self._most_bytes is None:
+            return
+        banks = [bank for _, bank in self._banks]
+        while sum(bank.bytes for bank in banks) > self._most_bytes:
+            if not any(bank.evict() for bank in sorted(banks, key=lambda bank: bank.bytes, reverse=True)):
+                return
+
+    def forget(self, objects: Sequence[int]) -> None:
+        """Drop what is remembered of some objects."""
+        remaining = []
+        for ids, bank in self._banks:
+            kept = [n for n, i in enumerate(ids) if i not in objects]
+            if len(kept) < len(ids):
+                bank.select(kept, len(ids))
+            if kept:
+                remaining.append(([ids[n] for n in kept], bank))
+        self._banks = remaining
+        for known in (self._targets, self._previous, self._first, self._scores, self._first_scores, self._margins):
+            for i in objects:
+                known.pop(i, None)
+        self._unscaled -= {*objects}
+
+    def fresh(self) -> Propagator:
+        """Another propagator of this network with these settings, at the start of a video."""
+        return Propagator(self.network, *self._settings)
+
     def _padded(self, frame: torch.Tensor) -> torch.Tensor:
         """The frame in the network's precision; padded here where its margin is to be remembered too."""
-        frame = frame.to(self.dtype)
+        frame = frame.to(self.dtype, memory_format=self._format)
         return self.network.pad_frames(frame) if self.network.parts.memorise_margin else frame
 
     def _masks(self, probabilities: torch.Tensor) -> torch.Tensor:
@@ -208,5 +281,6 @@ class Propagator(Segmenter):
         margins = torch.stack([self._margins.get(i, empty) for i in self.objects])[None]
         return torch.where(inside, padded, margins)
 
-    def _precision(self) -> contextlib.AbstractContextManager:
+    def precision(self) -> contextlib.AbstractContextManager:
+        """The context in which the network's calls are made."""
         return torch.autocast(self.device.type, self._autocast) if self._half else contextlib.nullcontext()

@@ -19,8 +19,8 @@ Frame = np.ndarray | torch.Tensor
 class Segmenter(ABC):
     """Anything that segments a video frame by frame from given masks.
 
-    `step` is the one stateful entry. A subclass provides `predict` (probabilities of the objects known so far)
-    and `memorise` (take note of a frame and its probabilities).
+    `step` is the one stateful entry. A subclass provides `predict` (probabilities of the objects known so far),
+    `memorise` (take note of a frame and its probabilities), `forget` (objects that leave) and `fresh`.
 
     Attributes:
         objects: ids of the objects known so far, ascending; channel i + 1 of the probabilities is `objects[i]`.
@@ -46,17 +46,23 @@ class Segmenter(ABC):
         Raises:
             UserError: for a frame or mask of another form or size, naming the frame's position.
         """
-        image = self._checked(frame)
-        given = None if mask is None else self._checked_mask(mask, (image.shape[-2], image.shape[-1]))
-        self._index += 1
-        self._size = (image.shape[-2], image.shape[-1])
-        probabilities = self.predict(image)
-        ids: list[int] = []
-        if given is not None:
-            ids = [int(i) for i in torch.unique(given) if i]
-            probabilities = self._with_given(probabilities, given, ids)
+        image, given = self.enter(frame, mask)
+        probabilities, ids = self.with_given(self.predict(image), given)
         self.memorise(image, probabilities, ids)
         return probabilities
+
+    def enter(self, frame: Frame, mask: np.ndarray | torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Check the next frame and the mask given there, and count it.
+
+        Returns:
+            The frame `(1, 3, H, W)` float on the device, and the mask `(H, W)` of ids or None.
+        """
+        image = self._checked(frame)
+        size = (image.shape[-2], image.shape[-1])
+        given = None if mask is None else self._checked_mask(mask, size)
+        self._index += 1
+        self._size = size
+        return image, given
 
     @abstractmethod
     def predict(self, frame: torch.Tensor) -> torch.Tensor:
@@ -66,10 +72,37 @@ class Segmenter(ABC):
     def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
         """Remember a `(1, 3, H, W)` frame with its `(K + 1, H, W)` probabilities; `given` ids have true masks there."""
 
+    @abstractmethod
+    def forget(self, objects: Sequence[int]) -> None:
+        """Drop what is kept of some of `objects`, which are still listed."""
+
+    @abstractmethod
+    def fresh(self) -> Segmenter:
+        """A segmenter with the same settings and networks, at the start of a video."""
+
+    def remove(self, *objects: int) -> None:
+        """Stop following some objects: from the next frame on they are background, until their masks are given again.
+
+        Raises:
+            UserError: for an id that is not known.
+        """
+        unknown = [i for i in objects if i not in self.objects]
+        if unknown:
+            raise UserError(f"object {unknown[0]} cannot be removed; known are {self.objects}")
+        self.forget(objects)
+        self.objects = [i for i in self.objects if i not in objects]
+
+    def hand_on(
+        self, member: Segmenter, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]
+    ) -> None:
+        """Have a member memorise what this segmenter, made of it, found in the frame at hand."""
+        member.objects, member._index = list(self.objects), self._index
+        member.memorise(frame.to(member.device), probabilities.to(member.device), given)
+
     def labels(self, probabilities: torch.Tensor) -> np.ndarray:
         """`(H, W)` uint8 ids of the most probable object, ids as given."""
         ids = np.array([0, *self.objects], np.uint8)
-        return ids[probabilities.argmax(dim=0).cpu().numpy()]
+        return ids[probabilities.max(dim=0).indices.cpu().numpy()]
 
     def _checked(self, frame: Frame) -> torch.Tensor:
         """The frame as `(1, 3, H, W)` float on the device, or a `UserError`."""
@@ -105,17 +138,26 @@ class Segmenter(ABC):
             raise UserError(f"{position}: the mask must hold whole ids 0..{MAX_OBJECTS}, found {found}")
         return given.to(self.device)
 
-    def _with_given(self, probabilities: torch.Tensor, mask: torch.Tensor, given: list[int]) -> torch.Tensor:
-        """Enter given objects: their pixels win, the known objects lose there, ids stay ascending."""
+    def with_given(self, probabilities: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, list[int]]:
+        """Enter given objects: their pixels win, the known objects lose there, ids stay ascending.
+
+        Args:
+            probabilities: `(K + 1, H, W)` of the objects known so far.
+            mask: `(H, W)` of ids, or None where no mask is given.
+
+        Returns:
+            Probabilities of all objects, and the ids given.
+        """
+        given = [] if mask is None else [int(i) for i in torch.unique(mask) if i]
         if not given:
-            return probabilities
+            return probabilities, given
         known = dict(zip(self.objects, probabilities[1:], strict=True))
         free = (mask == 0).to(probabilities.dtype)
         objects = sorted({*self.objects, *given})
         planes = [(mask == i).to(probabilities.dtype) if i in given else known[i] * free for i in objects]
         foreground = torch.stack(planes)
         self.objects = objects
-        return torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground])
+        return torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground]), given
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -132,35 +174,6 @@ def _device(name: str | torch.device) -> torch.device:
 def _widened(mask: np.ndarray) -> np.ndarray:
     """Whole numbers as int64, which torch compares; 16-bit files hold kinds that it does not."""
     return mask.astype(np.int64) if np.issubdtype(mask.dtype, np.integer) else np.array(mask)
-
-
-class Ensemble(Segmenter):
-    """Several segmenters as one: probabilities are averaged at every frame, each member keeps its own memory.
-
-    Every member memorises the average, so that all remember the same masks.
-
-    Args:
-        members: fresh segmenters, at least one.
-
-    Raises:
-        UserError: when there is none.
-    """
-
-    def __init__(self, members: list[Segmenter]):
-        if not members:
-            raise UserError("an ensemble needs at least one member")
-        super().__init__(members[0].device)
-        self.members = members
-
-    def predict(self, frame: torch.Tensor) -> torch.Tensor:
-        """The mean of the members' probabilities."""
-        return torch.stack([member.predict(frame) for member in self.members]).mean(dim=0)
-
-    def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
-        """Hand the averaged probabilities to every member."""
-        for member in self.members:
-            member.objects, member._index = self.objects, self._index
-            member.memorise(frame, probabilities, given)
 
 
 def given_masks(clip: Clip) -> dict[int, np.ndarray]:

@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from ray.util.queue import Empty, Queue
 
 from vosforge.clip import Clip
-from vosforge.data.streams import run_ordered
+from vosforge.data.streams import run_workers
 from vosforge.errors import UserError, find_user_error
 from vosforge.storage import absolute, join, upload_file
 from vosforge.training.checkpoints import NETWORK_FILE
@@ -218,7 +218,7 @@ def ray_feed(plan: TrainingPlan, worker: Worker, feeders: int) -> Feed:
     def feed(stage: int, first: int) -> Iterator[list[Clip]]:
         settings = plan.stages[stage]
         make_work = partial(clip_loader, settings, plan.data, plan.seed, first, worker.rank, worker.world)
-        for row in run_ordered(settings.steps - first, make_work, feeders, _STEPS_PER_BLOCK):
+        for row in run_workers(settings.steps - first, make_work, feeders, _STEPS_PER_BLOCK):
             yield [
                 Clip(str(number), frames, masks)
                 for number, frames, masks in zip(row["numbers"], row["frames"], row["masks"], strict=True)
