@@ -1,17 +1,20 @@
-"""Score models and baselines on annotated videos, by the field's measures.
+"""Score models, masks and baselines on annotated videos, by the field's measures.
 
 python jobs/evaluate.py --truth shards/held-out --model runs/stm-nano/network.safetensors
 python jobs/evaluate.py --truth DAVIS --split val --model models:/demo@champion --short-side 240 --json report.json
-python jobs/evaluate.py --truth DAVIS --split val --masks predictions/
+python jobs/evaluate.py --truth DAVIS --split val --masks ours=masks/ theirs=theirs.zip --sheet sheet.png --worst 5
+python jobs/evaluate.py --truth YouTube/valid --masks predictions/ --protocol youtube --seen YouTube/train/meta.json
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     from vosforge import console
@@ -21,80 +24,349 @@ except ModuleNotFoundError:
 import numpy as np
 import tyro
 
+from vosforge import pictures
 from vosforge.clip import Clip
 from vosforge.errors import UserError
-from vosforge.evaluation.report import table
-from vosforge.evaluation.running import Truth, evaluate, score_masks
-from vosforge.propagation import CopyFirstMask, Model, OpticalFlow, segment_clip
-from vosforge.registry import load_model
-from vosforge.storage import write_bytes
-from vosforge.tracking import default_store
+from vosforge.evaluation import report as reports
+from vosforge.evaluation.predictions import Masks, open_masks
+from vosforge.evaluation.protocols import PROTOCOLS
+from vosforge.evaluation.quality import attach_quality, correlation
+from vosforge.evaluation.running import Predicted, predict
+from vosforge.evaluation.scoring import Scoring, score_set
+from vosforge.evaluation.sheets import Drawn, time_sheet, worst_sheet
+from vosforge.evaluation.submission import Gathering, write_submission
+from vosforge.evaluation.truth import Truth
+from vosforge.evaluation.youtube import LABEL, RATES, Meta, categories, read_meta
+from vosforge.storage import check_writable, write_bytes
 
-_COLUMNS = ["set", "method", "J", "F", "J&F", "objects", "videos", "frames/s"]
+Models = dict[str, Callable[[Clip], tuple[np.ndarray, list[dict[int, float]]]]]
+INTERACTIVE = "interactive"
+_SHEET_FRAMES, _SHEET_VIDEOS = 8, 3
+# Skipped videos that are told by name on the terminal.
+_LISTED = 20
+_WORST = ["video", "J&F", "J", "F", "objects", "worst object", "worst frame", "its J"]
 
 
 @dataclasses.dataclass
 class Options:
-    """Score models and baselines on annotated videos."""
+    """Score models, masks and baselines on annotated videos."""
 
     truth: list[str]
-    """Shards (folder or s3:// URI), or folders in a layout that ingest knows."""
+    """Shards (folder or s3:// URI); folders in a layout that ingest knows; folders or zips of <video>/<frame>.png."""
     model: list[str] = dataclasses.field(default_factory=list)
     """Network files, model folders or models:/name@alias; NAME=MODEL gives a name for the table."""
-    masks: Path | None = None
-    """Folder of predicted masks, <video>/<frame>.png, to score instead of models."""
+    masks: list[str] = dataclasses.field(default_factory=list)
+    """Predicted masks: folders or zips of <video>/<frame>.png, or shards; NAME=MASKS gives a name for the table."""
     protocol: str = "davis2017"
-    """davis2017, davis2016 or all-frames."""
+    """davis2017, davis2016, youtube or all-frames; or interactive, where a robot draws scribbles round after round."""
     split: str | None = None
     """List in ImageSets/ of a folder."""
     limit: int | None = None
     """Most videos of each set."""
+    frames: Path | None = None
+    """Folder of <video>/<frame>.jpg to segment and show in place of the truth's own frames."""
+    meta: Path | None = None
+    """YouTube-VOS meta.json of the truth, where it does not lie in the truth's folder."""
+    seen: Path | None = None
+    """YouTube-VOS meta.json of the training set: its categories are the seen ones."""
+    fps: int | None = None
+    """Frames a second that the method of --masks was given, 6 or 30; noted in reports of protocol youtube."""
+    baselines: bool = True
+    """Score copying the first mask and warping it by DIS flow beside everything else, where there are frames."""
+    scribbles: Path | None = None
+    """DAVIS scribbles of the first round, for protocol interactive; by default the truth's own, or the robot's."""
+    interactions: int = 8
+    """Rounds of protocol interactive."""
     short_side: int | None = None
     """Pixels to which models see frames reduced; baselines see them whole, and scores are at full size."""
+    worst: int | None = None
+    """Print this many worst videos of each method."""
     json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None
-    """Write the report, with every video's scores, to this file or URI."""
+    """Write the report, with every frame's scores, to this file or URI."""
+    csv_file: Annotated[str | None, tyro.conf.arg(name="csv")] = None
+    """Write one line an object to this file or URI."""
+    sheet: Path | None = None
+    """Draw the worst frames to this PNG; for several models or masks also NAME-over-time.png beside it."""
+    submission: Path | None = None
+    """Write the masks as a zip for an evaluation server."""
+    submission_folder: str = ""
+    """Folder around all videos in that zip; YouTube-VOS wants Annotations, DAVIS none."""
+    max_bad: float = 0.0
+    """Largest share of videos that may be skipped before the exit status says so."""
+    workers: int | None = None
+    """Processes that score; by default one a core where the work is worth it."""
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
     verbose: bool = False
     """Show tracebacks and library messages."""
 
 
+@dataclasses.dataclass
+class Evaluated:
+    """One set's results.
+
+    What was scored, by method; the videos that were skipped; the methods that were asked for; and why the submission
+    could not be written.
+    """
+
+    truth: Truth
+    results: dict[str, dict[str, Any]]
+    skipped: list[dict[str, str]]
+    meta: Meta | None
+    asked: list[str]
+    failure: str = ""
+
+
 def main(options: Options) -> None:
-    """Score everything asked for and print the table."""
+    """Score everything asked for and print the tables."""
     console.verbosity(options.verbose)
-    if bool(options.model) == (options.masks is not None):
-        raise UserError("give either --model, one or several, or --masks with predicted masks")
-    methods = {
-        "copy first mask": lambda clip: segment_clip(CopyFirstMask(), clip),
-        "DIS flow": lambda clip: segment_clip(OpticalFlow(), clip),
-    }
-    for entry in options.model:
-        name, _, uri = entry.rpartition("=")
-        methods[name or uri] = partial(_segment, load_model(uri, default_store()), options)
-    rows, report = [], {}
+    if options.protocol == INTERACTIVE:
+        evaluate_interactively(options)
+        return
+    check(options)
+    masks = {name: open_masks(uri) for name, uri in named(options.masks).items()}
+    for entry in masks.values():
+        if entry.note:
+            print(f"note: {entry.note}")
+    models = load_models(options)
+    sets: dict[str, Evaluated] = {}
     for uri in options.truth:
-        truth = Truth(uri, options.split, options.limit)
-        with console.Progress(len(truth), f"evaluate {truth.name}", "videos") as progress:
-            if options.masks is not None:
-                found = {str(options.masks): score_masks(options.masks, truth, options.protocol)}
-            else:
-                found = evaluate(methods, truth, options.protocol, progress.update)
-        report[truth.name] = found
-        for method, result in found.items():
-            rows.append({"set": truth.name, "method": method, "frames/s": _rate(result), **result})
-    print(table(rows, _COLUMNS))
+        truth = Truth(uri, options.split, options.limit, options.frames)
+        name = truth.name if truth.name not in sets else uri
+        with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
+            sets[name] = evaluate_set(options, truth, models, masks, Path(folder))
+    print_tables(options, sets)
+    write_files(options, sets)
+    judge(options, sets)
+
+
+def check(options: Options) -> None:
+    """Refuse options that do not go together before anything is read."""
+    if options.protocol not in PROTOCOLS:
+        valid = ", ".join([*PROTOCOLS, INTERACTIVE])
+        raise UserError(f"--protocol: expected one of {valid}, found {options.protocol!r}")
+    if not options.model and not options.masks:
+        raise UserError("give --model, --masks with predicted masks, or both; one or several")
+    names = [*named(options.model), *named(options.masks)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"--model and --masks name {twice[0]} twice; give names as NAME=MODEL")
+    if options.submission and (len(names) > 1 or len(options.truth) > 1):
+        raise UserError("--submission: expected one --truth and one --model or --masks, found more")
+    if options.fps not in (None, *RATES):
+        raise UserError(f"--fps: expected 6 or 30, found {options.fps}")
+    if not 0 <= options.max_bad <= 1:
+        raise UserError(f"--max-bad: expected a share from 0 to 1, found {options.max_bad}")
+    for path in (options.json_file, options.csv_file, options.sheet, options.submission):
+        if path is not None:
+            check_writable(str(path).rpartition("/")[0] or ".")
+
+
+def named(entries: list[str]) -> dict[str, str]:
+    """NAME=URI or URI -> name -> URI."""
+    pairs = [("", entry) if Path(entry).exists() else entry.rpartition("=")[::2] for entry in entries]
+    found = {name or uri: uri for name, uri in pairs}
+    if len(found) < len(entries):
+        raise UserError("--model and --masks: two entries have one name; give names as NAME=MODEL")
+    return found
+
+
+def load_models(options: Options) -> Models:
+    """Name -> what segments a clip and assesses its masks."""
+    if not options.model:
+        return {}
+    # Processes that score import this program; only what segments needs torch and MLflow.
+    from vosforge.evaluation.methods import segment_assessed
+    from vosforge.registry import load_model
+    from vosforge.tracking import default_store
+
+    loaded = {name: load_model(uri, default_store()) for name, uri in named(options.model).items()}
+    return {
+        name: lambda clip, model=model: segment_assessed(model.start(options.device), clip, options.short_side)
+        for name, model in loaded.items()
+    }
+
+
+def evaluate_set(options: Options, truth: Truth, models: Models, given: dict[str, Masks], folder: Path) -> Evaluated:
+    """Segment, score, draw and pack one set; `folder` takes the models' masks meanwhile."""
+    scoring = Scoring(truth, given, options.protocol, read_meta(options.meta) if options.meta else truth.meta)
+    seen = categories(read_meta(options.seen)) if options.seen else None
+    for name, masks in given.items():
+        there = masks.videos()
+        if set(truth.names).isdisjoint(there):
+            found = f"{len(there)} others, the first {there[0]}" if there else "none"
+            raise UserError(f"--masks {name}: expected a folder by video, {truth.names[0]} and so on, found {found}")
+    predicted = Predicted({}, {})
+    if models:
+        with console.Progress(len(truth), f"segment {truth.name}", "videos") as progress:
+            every = options.submission is not None
+            predicted = predict(models, truth, folder / "masks", every, progress.update)
+        scoring.masks, scoring.bad = {**predicted.masks, **given}, predicted.bad
+    if options.baselines and truth.has_frames:
+        from vosforge.evaluation.methods import BASELINES
+
+        scoring.baselines = BASELINES
+    with console.Progress(len(truth), f"evaluate {truth.name}", "videos") as progress:
+        results, skipped = score_set(scoring, options.workers, progress.update, seen)
+    merged = options.protocol == "davis2016"
+    for name in models:
+        results[name]["frames_per_second"] = predicted.frames_per_second[name]
+    for name, quality in predicted.quality.items():
+        attach_quality(results[name]["scores"], quality, merged)
+        results[name]["quality"] = correlation(results[name]["scores"])
+    if options.protocol == "youtube":
+        # Masks do not tell which frames their method was given.
+        for name in given:
+            results[name]["fps"] = options.fps
+    if options.sheet:
+        draw(options, Drawn(truth, scoring.masks, {name: results[name]["scores"] for name in scoring.masks}, merged))
+    evaluated = Evaluated(truth, results, skipped, scoring.meta, list(scoring.masks))
+    if options.submission:
+        try:
+            submit(options, scoring, folder / "submission")
+        except UserError as error:
+            # The scores are still worth telling.
+            evaluated.failure = str(error)
+    return evaluated
+
+
+def submit(options: Options, scoring: Scoring, folder: Path) -> None:
+    """Write the zip for a server."""
+    (masks,) = scoring.masks.values()
+    gathering = Gathering(scoring.truth, masks, scoring.meta, folder)
+    with console.Progress(len(scoring.truth), f"gather {scoring.truth.name}", "videos") as progress:
+        count = write_submission(
+            options.submission, gathering, options.submission_folder, options.workers, progress.update
+        )
+    print(f"submission: {options.submission}, {count} masks of {len(scoring.truth)} videos")
+
+
+def draw(options: Options, drawn: Drawn) -> None:
+    """Write the sheets of one set."""
+    path = options.sheet.with_suffix(".png")
+    if len(options.truth) > 1:
+        path = path.with_stem(f"{path.stem}-{drawn.truth.name}")
+    first = next(iter(drawn.masks))
+    pictures.write_png(path, worst_sheet(drawn, first, options.worst or _SHEET_FRAMES))
+    print(f"worst frames of {first}: {path}")
+    if len(drawn.masks) > 1:
+        path = path.with_stem(f"{path.stem}-over-time")
+        videos = reports.worst_videos(drawn.scores[first], min(options.worst or _SHEET_VIDEOS, _SHEET_VIDEOS))
+        pictures.write_png(path, time_sheet(drawn, [row["video"] for row in videos]))
+        print(f"methods over time: {path}")
+
+
+def print_tables(options: Options, sets: dict[str, Evaluated]) -> None:
+    """The field's table, what it rests on, and the worst videos where asked for."""
+    rows = [
+        {"set": name, "method": method, "frames/s": _rate(result), **result}
+        for name, evaluated in sets.items()
+        for method, result in evaluated.results.items()
+    ]
+    print(reports.table(rows, reports.columns(options.protocol, rows)))
+    for name, evaluated in sets.items():
+        if options.protocol == "youtube":
+            grouping = next(iter(evaluated.results.values()))["grouping"]
+            print(f"{name}: {LABEL}, not the server's number; {grouping}")
+        for method, result in evaluated.results.items():
+            if "quality" in result:
+                told = ", ".join(f"{key} {result['quality'][key]:.3f}" for key in ("correlation", "rank correlation"))
+                print(
+                    f"{name}: quality that {method} predicts against true J: {told}, {result['quality']['masks']} masks"
+                )
+        for method in evaluated.asked if options.worst else ():
+            print(f"\nworst videos of {method} on {name}")
+            print(reports.table(reports.worst_videos(evaluated.results[method]["scores"], options.worst), _WORST))
+
+
+def write_files(options: Options, sets: dict[str, Evaluated]) -> None:
+    """The report as JSON and CSV."""
+    found = {name: evaluated.results for name, evaluated in sets.items()}
     if options.json_file:
-        content = {"protocol": options.protocol, "short_side": options.short_side, "sets": report}
-        write_bytes(options.json_file, json.dumps(content, indent=1).encode())
+        content = {
+            "protocol": options.protocol,
+            **({"label": LABEL} if options.protocol == "youtube" else {}),
+            "short_side": options.short_side,
+            "sets": found,
+            "skipped": {name: evaluated.skipped for name, evaluated in sets.items()},
+        }
+        write_bytes(options.json_file, json.dumps(reports.without_nan(content), indent=1).encode())
+        print(f"report: {options.json_file}")
+    if options.csv_file:
+        metas = {name: evaluated.meta for name, evaluated in sets.items() if evaluated.meta}
+        write_bytes(options.csv_file, reports.csv_rows(options.protocol, found, metas).encode())
+        print(f"objects: {options.csv_file}")
+
+
+def judge(options: Options, sets: dict[str, Evaluated]) -> None:
+    """List what was skipped, and end with an error where the numbers do not stand for what was asked."""
+    for name, evaluated in sets.items():
+        for entry in evaluated.skipped[:_LISTED]:
+            print(f"skipped {entry['video']} of {name}: {entry['reason']}")
+        if len(evaluated.skipped) > _LISTED:
+            print(f"skipped {len(evaluated.skipped) - _LISTED} more of {name}; --json lists all")
+    for name, evaluated in sets.items():
+        if evaluated.failure:
+            raise UserError(evaluated.failure)
+        skipped, count = len(evaluated.skipped), len(evaluated.truth)
+        if skipped > options.max_bad * count:
+            raise UserError(
+                f"{skipped} of {count} videos of {name} skipped, more than --max-bad {options.max_bad:g} of all; "
+                f"the first: {evaluated.skipped[0]['reason']}"
+            )
+        objects = max(result["objects"] for result in evaluated.results.values())
+        if not objects and not options.submission:
+            raise UserError(
+                f"{name}: no frame of any object counts under protocol {options.protocol}; "
+                "expected truth masks of more than the first frames"
+            )
+
+
+def evaluate_interactively(options: Options) -> None:
+    """Play the DAVIS-interactive protocol with each model, and print area under the curve and J&F at 60 s."""
+    from vosforge.evaluation.interactive import Rules, evaluate_interactive, find_scribbles
+    from vosforge.propagation import Session
+    from vosforge.registry import load_model
+    from vosforge.tracking import default_store
+
+    unused = [flag for flag in ("masks", "csv_file", "sheet", "submission", "worst", "meta") if getattr(options, flag)]
+    if unused or not options.model:
+        raise UserError(
+            "--protocol interactive plays --model, one or several; masks, sheets and zips do not go with it"
+        )
+    if options.json_file:
+        check_writable(options.json_file.rpartition("/")[0] or ".")
+    models = {name: load_model(uri, default_store()) for name, uri in named(options.model).items()}
+    for name, model in models.items():
+        if len(model.members) > 1:
+            raise UserError(f"--model {name}: expected one network, found an ensemble of {len(model.members)}")
+    rows, found = [], {}
+    for uri in options.truth:
+        truth = Truth(uri, options.split, options.limit, options.frames)
+        own = Path(uri) / "Scribbles"
+        folder = options.scribbles or (own if own.is_dir() else None)
+        found[truth.name] = {}
+        for name, model in models.items():
+            session = partial(_session, Session, model.members[0], options)
+            with console.Progress(len(truth), f"{name} on {truth.name}", "videos") as progress:
+                scribbles = find_scribbles(folder) if folder else None
+                rules = Rules(interactions=options.interactions)
+                result = evaluate_interactive(session, truth, scribbles, rules, on_video=progress.update)
+            found[truth.name][name] = result
+            rows.append({"set": truth.name, "method": name, "AUC": result["auc"], "J&F@60s": result["at"], **result})
+    print(reports.table(rows, ["set", "method", "AUC", "J&F@60s", "objects", "videos"]))
+    if options.json_file:
+        content = {"protocol": options.protocol, "short_side": options.short_side, "sets": found}
+        write_bytes(options.json_file, json.dumps(reports.without_nan(content), indent=1).encode())
         print(f"report: {options.json_file}")
 
 
-def _rate(result: dict) -> str:
+def _session(make: Callable[..., Any], network: Any, options: Options, clip: Clip) -> Any:
+    return make(network, clip.frames, short_side=options.short_side, device=options.device)
+
+
+def _rate(result: dict[str, Any]) -> str:
     return f"{result['frames_per_second']:.0f}" if result["frames_per_second"] else "-"
-
-
-def _segment(model: Model, options: Options, clip: Clip) -> np.ndarray:
-    return segment_clip(model.start(options.device), clip, options.short_side)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vosforge.clip import Clip
 from vosforge.data.shards import ShardSet, clip_table, finish, write_shard
@@ -21,7 +22,20 @@ from vosforge.training import curricula
 from vosforge.training.plan import TrainingPlan
 
 # Small networks do not gain from threads, and on a busy machine the threads wait for each other many times longer.
+# The variable is for processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+# Tests of these folders start no cluster and may run beside each other, file by file; all others take turns.
+APART = ("networks", "propagation", "evaluation")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests one process of several runs together (`--dist loadgroup`)."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(item.path.stem if folder in APART else "in turn"))
 
 
 GOLDEN = Path(__file__).parent / "golden"

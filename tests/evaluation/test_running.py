@@ -6,7 +6,7 @@ import pytest
 from vosforge.clip import Clip
 from vosforge.data.image_files import encode_mask
 from vosforge.errors import UserError
-from vosforge.evaluation.running import Truth, evaluate, score_masks
+from vosforge.evaluation.running import Truth, evaluate, predict, score_masks
 from vosforge.propagation import CopyFirstMask, segment_clip
 
 
@@ -46,12 +46,41 @@ def test_masks_on_disk_score_like_the_method_that_made_them(tmp_path):
 
 def test_missing_and_misshapen_masks_on_disk_are_named(tmp_path):
     clip = moving("a")
-    with pytest.raises(UserError, match=r"a/00000\.png: no predicted mask for this frame"):
+    with pytest.raises(UserError, match=r"/a: no predicted masks of this video"):
         score_masks(tmp_path, [clip])
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "00000.png").write_bytes(encode_mask(clip.masks[0, :20]))
-    with pytest.raises(UserError, match=r"00000\.png: expected the frame's size \(40, 60\), found \(20, 60\)"):
+    for t in (1, 3):
+        (tmp_path / "a" / f"0000{t}.png").write_bytes(encode_mask(clip.masks[t, :20]))
+    with pytest.raises(UserError, match=r"00001\.png: expected the frame's size \(40, 60\), found \(20, 60\)") as error:
         score_masks(tmp_path, [clip])
+    assert "00002.png: no predicted mask for this frame" in str(error.value)
+
+
+def test_predictions_are_written_with_what_methods_think_of_them(build_shards, tmp_path):
+    build_shards(tmp_path / "set", [moving("a"), moving("b", (True, False, True, True, True))])
+    truth = Truth(str(tmp_path / "set"))
+    methods = {"sure": lambda clip: (clip.masks, [{1: 0.9}] * 5), "silent": lambda clip: (clip.masks, [{}] * 5)}
+    found = predict(methods, truth, tmp_path / "out")
+    assert found.masks["silent"].frames("b") == ["00000", "00002", "00003", "00004"]
+    assert score_masks(found.masks["sure"].folder, truth)["J&F"] == 1
+    assert set(found.quality) == {"sure"}
+    assert found.quality["sure"]["a"]["00003"] == {1: 0.9}
+    assert found.frames_per_second["sure"] > 0
+    every = predict(methods, truth, tmp_path / "every", every_frame=True)
+    assert len(every.masks["sure"].frames("b")) == 5
+
+
+def test_video_that_cannot_be_segmented_does_not_stop_the_others(build_shards, tmp_path):
+    build_shards(tmp_path / "set", [moving("a"), moving("b")])
+
+    def picky(clip: Clip) -> tuple[np.ndarray, list[dict[int, float]]]:
+        if clip.name == "a":
+            raise UserError("frame 3: too dark")
+        return clip.masks, [{}] * 5
+
+    found = predict({"picky": picky}, Truth(str(tmp_path / "set")), tmp_path / "out")
+    assert found.bad == {0: "video a: frame 3: too dark"}
+    assert found.masks["picky"].videos() == ["b"]
 
 
 def test_object_that_enters_later_is_followed_but_not_scored_under_davis_2017():

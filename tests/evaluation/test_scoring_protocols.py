@@ -104,7 +104,7 @@ def test_void_is_background():
 
 def test_video_without_objects_has_no_scores():
     nothing = np.zeros_like(video())
-    assert [score(nothing, nothing, protocol) for protocol in PROTOCOLS] == [{}, {}, {}]
+    assert [score(nothing, nothing, protocol) for protocol in PROTOCOLS] == [{}] * len(PROTOCOLS)
 
 
 def test_davis2016_merges_all_ids():
@@ -149,7 +149,7 @@ def test_scores_are_the_metrics_of_the_object_s_masks():
 
 
 def test_unknown_protocol_names_the_known_ones():
-    with pytest.raises(UserError, match="davis2017, davis2016, all-frames, found 'davis'"):
+    with pytest.raises(UserError, match="davis2017, davis2016, youtube, all-frames, found 'davis'"):
         score(video(), video(), "davis")
 
 

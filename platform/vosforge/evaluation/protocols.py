@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ VOID = 255
 Scores = dict[int, dict[str, dict[str, Any]]]
 """Object id -> `"J"` or `"F"` -> floats `mean`, `recall`, `decay`, and `frames`, the list of per-frame values."""
 
-_Pairs = Iterator[tuple[int, np.ndarray, np.ndarray]]
+Listed = Mapping[int, Sequence[int]]
+"""Object id -> positions of the frames that a data set lists for it, ascending; its mask is given in the first."""
+
+_Pairs = Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
 
 
 def score(truth: np.ndarray, prediction: np.ndarray, protocol: str = "davis2017") -> Scores:
@@ -28,6 +31,9 @@ def score(truth: np.ndarray, prediction: np.ndarray, protocol: str = "davis2017"
       object that was not predicted is scored against an empty mask; truth of later ids is ignored.
     - `davis2016`: all ids merged into object 1; first and last frame dropped. A truth that knows only 0 and 255, as
       the DAVIS 2016 annotations are stored, has 255 for its object.
+    - `youtube`: the rules of YouTube-VOS as far as they are known. The objects are the ids of the truth, in any
+      frame; every frame counts after the one in which the truth first shows the object, where its mask is given.
+      Where the data set lists frames, `score_at` counts those alone.
     - `all-frames`: the rules of vos-benchmark, first and last frame included. The objects are the ids of the truth,
       in any frame; every frame counts from the first in which truth or prediction shows the object; predicted ids
       unknown to the truth are ignored.
@@ -46,50 +52,131 @@ def score(truth: np.ndarray, prediction: np.ndarray, protocol: str = "davis2017"
         UserError: when the protocol is unknown; when the masks are no uint8 `(T, H, W)` of one shape with at least
             one frame; under `davis2017`, when a counted frame of the prediction holds an id that is not scored.
     """
+    return score_at(truth, prediction, protocol)[0]
+
+
+def score_at(
+    truth: np.ndarray, prediction: np.ndarray, protocol: str = "davis2017", listed: Listed | None = None
+) -> tuple[Scores, dict[int, list[int]]]:
+    """`score`, and where the values stand.
+
+    Args:
+        truth, prediction, protocol: as in `score`.
+        listed: under `youtube`, the objects that count and the frames listed for each; other protocols ignore it.
+
+    Returns:
+        The scores, and object id -> the positions in the video of its counted frames, as many as it has values.
+
+    Raises:
+        UserError: as `score`.
+    """
+    check_protocol(protocol)
+    _check(truth, prediction)
+    scores: Scores = {}
+    positions: dict[int, list[int]] = {}
+    for k, at, wanted, given in PROTOCOLS[protocol](truth, prediction, listed):
+        scores[k] = {"J": _measure(jaccard(wanted, given)), "F": _measure(boundary_f(wanted, given))}
+        positions[k] = at.tolist()
+    return scores, positions
+
+
+def check_protocol(protocol: str) -> None:
+    """Refuse an unknown protocol.
+
+    Raises:
+        UserError: naming those that there are.
+    """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {protocol!r}; choose one of these")
-    _check(truth, prediction)
-    return {
-        k: {"J": _measure(jaccard(wanted, given)), "F": _measure(boundary_f(wanted, given))}
-        for k, wanted, given in PROTOCOLS[protocol](truth, prediction)
-    }
 
 
-def _davis2017(truth: np.ndarray, prediction: np.ndarray) -> _Pairs:
-    first = truth[0]
-    count = int(first.max(where=first != VOID, initial=0))
+def needed(truth: np.ndarray, protocol: str, listed: Listed | None = None) -> np.ndarray:
+    """Which frames of a prediction a protocol looks at: `(T,)` bool. The others need not exist.
+
+    Args:
+        truth: `(T, H, W)` uint8 index masks.
+        protocol: one of `PROTOCOLS`.
+        listed: as in `score_at`.
+    """
+    frames = np.ones(len(truth), dtype=bool)
+    if protocol.startswith("davis"):
+        frames[[0, -1]] = False
+    elif protocol == "youtube":
+        frames[:] = False
+        for _, at in _youtube_frames(truth, listed):
+            frames[at] = True
+    return frames
+
+
+def known_ids(truth: np.ndarray, protocol: str, listed: Listed | None = None) -> set[int]:
+    """Ids that a prediction may hold without being refused; background is not among them.
+
+    Args:
+        truth: `(T, H, W)` uint8 index masks.
+        protocol: one of `PROTOCOLS`; `davis2016` merges whatever there is.
+        listed: as in `score_at`.
+    """
+    if protocol == "davis2016":
+        return set(range(1, 256))
+    known = set(ids(truth)) - {VOID} | set(listed or ())
+    if protocol == "davis2017":
+        known |= set(range(1, _highest(truth[0]) + 1))
+    return known
+
+
+def _davis2017(truth: np.ndarray, prediction: np.ndarray, _: Listed | None) -> _Pairs:
+    count = _highest(truth[0])
     # Objects that the truth has later are not scored here, and a method that was given them is not to blame.
-    later = set(_ids(truth))
+    later = set(ids(truth))
+    at = np.arange(1, max(1, len(truth) - 1))
     truth, prediction = truth[1:-1], prediction[1:-1]
-    extra = [k for k in _ids(prediction) if k > count and k not in later]
+    extra = [k for k in ids(prediction) if k > count and k not in later]
     if extra:
         raise UserError(
-            f"prediction: expected ids 0 to {count}, the highest of the first truth frame, found {_words(extra)}; "
+            f"prediction: expected ids 0 to {count}, the highest of the first truth frame, found {words(extra)}; "
             "map the predicted ids to those of the first mask, or score with protocol all-frames"
         )
     for k in range(1, count + 1):
-        yield k, truth == k, prediction == k
+        yield k, at, truth == k, prediction == k
 
 
-def _davis2016(truth: np.ndarray, prediction: np.ndarray) -> _Pairs:
+def _davis2016(truth: np.ndarray, prediction: np.ndarray, _: Listed | None) -> _Pairs:
     merged = truth != 0
-    if set(_ids(truth)) != {VOID}:
+    if set(ids(truth)) != {VOID}:
         merged &= truth != VOID
     if merged.any():
-        yield 1, merged[1:-1], prediction[1:-1] != 0
+        yield 1, np.arange(1, max(1, len(truth) - 1)), merged[1:-1], prediction[1:-1] != 0
 
 
-def _all_frames(truth: np.ndarray, prediction: np.ndarray) -> _Pairs:
-    for k in _ids(truth):
+def _youtube(truth: np.ndarray, prediction: np.ndarray, listed: Listed | None) -> _Pairs:
+    for k, at in _youtube_frames(truth, listed):
+        yield k, at, truth[at] == k, prediction[at] == k
+
+
+def _youtube_frames(truth: np.ndarray, listed: Listed | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Each object and the positions at which it counts."""
+    for k in ids(truth):
+        if k == VOID or (listed is not None and k not in listed):
+            continue
+        first = int(np.argmax((truth == k).reshape(len(truth), -1).any(axis=1)))
+        at = np.arange(len(truth)) if listed is None else np.asarray(listed[k], dtype=np.int64)
+        # The first frame that is listed and the first that shows the object should be one; nothing counts before both.
+        start = first if listed is None or not len(at) else max(first, int(at[0]))
+        yield k, at[at > start]
+
+
+def _all_frames(truth: np.ndarray, prediction: np.ndarray, _: Listed | None) -> _Pairs:
+    for k in ids(truth):
         if k != VOID:
             wanted, given = truth == k, prediction == k
             start = int(np.argmax((wanted | given).reshape(len(truth), -1).any(axis=1)))
-            yield k, wanted[start:], given[start:]
+            yield k, np.arange(start, len(truth)), wanted[start:], given[start:]
 
 
-PROTOCOLS: dict[str, Callable[[np.ndarray, np.ndarray], _Pairs]] = {
+PROTOCOLS: dict[str, Callable[[np.ndarray, np.ndarray, Listed | None], _Pairs]] = {
     "davis2017": _davis2017,
     "davis2016": _davis2016,
+    "youtube": _youtube,
     "all-frames": _all_frames,
 }
 
@@ -112,8 +199,12 @@ def _measure(values: np.ndarray) -> dict[str, Any]:
     return {**statistics(values), "frames": values.tolist()}
 
 
-def _ids(masks: np.ndarray) -> list[int]:
-    """Ids other than background, ascending."""
+def _highest(mask: np.ndarray) -> int:
+    return int(mask.max(where=mask != VOID, initial=0))
+
+
+def ids(masks: np.ndarray) -> list[int]:
+    """Ids of `(T, H, W)` masks other than background, ascending."""
     # Counting beats sorting: np.unique would sort every pixel of the video.
     counts = np.zeros(256, dtype=np.int64)
     for mask in masks:
@@ -121,5 +212,6 @@ def _ids(masks: np.ndarray) -> list[int]:
     return [int(k) for k in np.flatnonzero(counts) if k]
 
 
-def _words(ids: list[int]) -> str:
-    return f"id {ids[0]}" if len(ids) == 1 else f"ids {', '.join(map(str, ids))}"
+def words(found: list[int]) -> str:
+    """Ids as a message says them."""
+    return f"id {found[0]}" if len(found) == 1 else f"ids {', '.join(map(str, found))}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from math import isnan, nan
 from numbers import Integral, Real
 from typing import Any
 
 from vosforge.evaluation.protocols import Scores
+from vosforge.evaluation.quality import mean_quality
+from vosforge.evaluation.youtube import video_objects
 
 
 def summarise(scores: Mapping[str, Scores]) -> dict[str, float | int]:
@@ -33,6 +37,100 @@ def summarise(scores: Mapping[str, Scores]) -> dict[str, float | int]:
         "objects": len(objects),
         "videos": sum(bool(kept) for kept in counted.values()),
     }
+
+
+def recall_and_decay(scores: Mapping[str, Scores]) -> dict[str, float]:
+    """Recall and decay as the official DAVIS table gives them: means over all objects that have a counted frame.
+
+    Args:
+        scores: as in `summarise`.
+
+    Returns:
+        `{"J recall", "J decay", "F recall", "F decay"}`, NaN when nothing was scored.
+    """
+    counted = [s for objects in scores.values() for s in objects.values() if not isnan(s["J"]["mean"])]
+    return {
+        f"{measure} {name}": sum(s[measure][name] for s in counted) / len(counted) if counted else nan
+        for measure in ("J", "F")
+        for name in ("recall", "decay")
+    }
+
+
+def columns(protocol: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a table of methods shows under a protocol, in the field's order.
+
+    Args:
+        protocol: one of those of `score`.
+        rows: of the table; where no object of any is told to be seen or unseen, these columns are left out.
+    """
+    measured = {
+        "youtube": ["G", "J seen", "J unseen", "F seen", "F unseen", "J", "F"],
+        "all-frames": ["J&F", "J", "F"],
+    }.get(protocol, ["J&F", "J", "J recall", "J decay", "F", "F recall", "F decay"])
+    if protocol == "youtube" and not any(row["objects seen"] or row["objects unseen"] for row in rows):
+        measured = ["G", "J", "F"]
+    last = ["fps", "frames/s"] if protocol == "youtube" else ["frames/s"]
+    return ["set", "method", *measured, "objects", "videos", *last]
+
+
+def worst_videos(scores: Mapping[str, Scores], most: int) -> list[dict[str, Any]]:
+    """The videos with the lowest J&F, worst first.
+
+    Args:
+        scores: as in `summarise`, of objects with their `frame_ids`.
+        most: how many.
+
+    Returns:
+        `[{"video", "J&F", "J", "F", "objects", "worst object", "worst frame", "its J"}]`.
+    """
+    rows = []
+    for video, objects in scores.items():
+        summary = summarise({video: objects})
+        if not summary["objects"]:
+            continue
+        places = [
+            (value, k, frame)
+            for k, s in objects.items()
+            for value, frame in zip(s["J"]["frames"], s["frame_ids"], strict=True)
+        ]
+        value, k, frame = min(places)
+        rows.append({"video": video, **summary, "worst object": k, "worst frame": frame, "its J": value})
+    return sorted(rows, key=lambda row: (row["J&F"], row["video"]))[:most]
+
+
+def csv_rows(protocol: str, sets: Mapping[str, Mapping[str, Any]], metas: Mapping[str, Any]) -> str:
+    """One line an object, for spreadsheets: comma-separated, with a heading, numbers in full, nothing for NaN.
+
+    Args:
+        protocol: under which it was scored.
+        sets: set -> method -> result with `scores`.
+        metas: set -> `meta.json` as `read_meta` gives it, for the categories; sets without one are left out.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    measured = [f"{measure} {name}" for measure in ("J", "F") for name in ("mean", "recall", "decay")]
+    writer.writerow(["protocol", "set", "method", "video", "object", "category", "frames", "J&F", *measured, "quality"])
+    for name, methods in sets.items():
+        for method, result in methods.items():
+            for video, objects in result["scores"].items():
+                entries = video_objects(metas.get(name, {}), video)
+                for k, s in objects.items():
+                    values = [s[measure][value] for measure in ("J", "F") for value in ("mean", "recall", "decay")]
+                    both = (s["J"]["mean"] + s["F"]["mean"]) / 2
+                    numbers = ["" if isnan(v) else repr(float(v)) for v in (both, *values, mean_quality(s))]
+                    category = entries.get(str(k), {}).get("category", "")
+                    frames = len(s["J"]["frames"])
+                    writer.writerow([protocol, name, method, video, k, category, frames, *numbers])
+    return stream.getvalue()
+
+
+def without_nan(value: Any) -> Any:
+    """The value with None for every NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

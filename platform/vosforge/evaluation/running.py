@@ -1,52 +1,26 @@
-"""Running a method over annotated videos and scoring it."""
+"""Running methods over annotated videos: scored in this process, or their masks written down to be scored later."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from vosforge.clip import Clip
-from vosforge.data.image_files import decode_mask
-from vosforge.data.layouts import find_videos
-from vosforge.data.shards import ShardSet
+from vosforge.data.image_files import encode_mask
 from vosforge.errors import UserError
-from vosforge.evaluation.protocols import Scores, score
+from vosforge.evaluation.predictions import MaskFolder, read_masks
+from vosforge.evaluation.protocols import Scores, known_ids, needed, score
 from vosforge.evaluation.report import summarise
-from vosforge.storage import exists, is_local, join, local_path
+from vosforge.evaluation.truth import Annotated, Truth
+from vosforge.storage import write_bytes
 
-
-class Truth:
-    """Annotated videos to score against: shards, or a folder in a layout that ingest knows.
-
-    Args:
-        uri: shards (local or `s3://`), or a local folder.
-        split: of a folder with ImageSets.
-        limit: at most this many videos.
-
-    Raises:
-        UserError: when it is neither.
-    """
-
-    def __init__(self, uri: str, split: str | None = None, limit: int | None = None):
-        self.name = Path(uri.rstrip("/")).name
-        if exists(join(uri, "manifest.json")) or not is_local(uri):
-            shards = ShardSet(uri)
-            self._videos: list[Any] = shards.videos[:limit]
-            self._read: Callable[[Any], Clip] = shards.read
-        else:
-            self._videos = find_videos(local_path(uri), split=split).videos[:limit]
-            self._read = lambda video: video.read()
-
-    def __len__(self) -> int:
-        return len(self._videos)
-
-    def __iter__(self) -> Iterator[Clip]:
-        """The videos, decoded one at a time."""
-        return (self._read(video) for video in self._videos)
+Quality = dict[str, dict[str, dict[int, float]]]
+"""What a network thought of its own masks: video -> frame id -> object id -> quality."""
 
 
 def evaluate(
@@ -55,7 +29,7 @@ def evaluate(
     protocol: str = "davis2017",
     on_video: Callable[[int], None] = lambda done: None,
 ) -> dict[str, dict[str, Any]]:
-    """Score methods on the same clips.
+    """Score methods on the same clips, in this process.
 
     Args:
         methods: name -> a function that segments a clip, knowing of its masks only the objects' first ones, as
@@ -99,18 +73,82 @@ def score_masks(folder: Path, clips: Iterable[Clip], protocol: str = "davis2017"
     """Score masks on disk, `<folder>/<video>/<frame>.png`, as `evaluate` scores a method.
 
     Raises:
-        UserError: naming the mask file that is missing, does not decode, or has another size.
+        UserError: naming the mask files that are missing, do not decode, have another size or hold unknown ids.
     """
+    masks = MaskFolder(Path(folder))
     scores: dict[str, Scores] = {}
     for clip in clips:
-        predicted = []
-        for t in np.flatnonzero(clip.annotated):
-            path = folder / clip.name / f"{clip.frame_ids[t]}.png"
-            if not path.is_file():
-                raise UserError(f"{path}: no predicted mask for this frame")
-            mask = decode_mask(path.read_bytes(), str(path))
-            if mask.shape != clip.size:
-                raise UserError(f"{path}: expected the frame's size {clip.size}, found {mask.shape}")
-            predicted.append(mask)
-        scores[clip.name] = _score(clip, np.stack(predicted), protocol)
+        truth = Annotated.of(clip)
+        known, looked_at = known_ids(truth.masks, protocol), needed(truth.masks, protocol)
+        found = read_masks(masks, truth.name, truth.frame_ids, clip.size, known, looked_at)
+        scores[clip.name] = score(truth.masks, found, protocol)
     return {**summarise(scores), "frames_per_second": 0.0, "scores": scores}
+
+
+@dataclass
+class Predicted:
+    """Masks that methods wrote.
+
+    Attributes:
+        masks: where, by method.
+        frames_per_second: by method, reading and writing excluded.
+        quality: of the methods that assess their masks, by method.
+        bad: number of a video -> why it could not be segmented.
+    """
+
+    masks: dict[str, MaskFolder]
+    frames_per_second: dict[str, float]
+    quality: dict[str, Quality] = field(default_factory=dict)
+    bad: dict[int, str] = field(default_factory=dict)
+
+
+def predict(
+    methods: dict[str, Callable[[Clip], tuple[np.ndarray, list[dict[int, float]]]]],
+    truth: Truth,
+    folder: str | Path,
+    every_frame: bool = False,
+    on_video: Callable[[int], None] = lambda done: None,
+) -> Predicted:
+    """Run methods one after the other, in this process, and write their masks as `folder/<n>/<video>/<frame>.png`.
+
+    Args:
+        methods: name -> a function that segments a clip, as in `evaluate`; it gives `(T, H, W)` uint8 ids, and for
+            every frame the quality it sees in each object's mask, empty where it sees none.
+        truth: the videos.
+        folder: for the masks; it and what lies in it is the caller's to delete.
+        every_frame: write masks of all frames, rather than of annotated ones.
+        on_video: hears how many videos are finished.
+    """
+    folders = {name: Path(folder) / str(n) for n, name in enumerate(methods)}
+    predicted = Predicted({name: MaskFolder(path) for name, path in folders.items()}, dict.fromkeys(methods, 0.0))
+    seconds, frames = dict.fromkeys(methods, 0.0), 0
+    for i in range(len(truth)):
+        try:
+            clip = truth.clip(i)
+            written = set(clip.frame_ids) if every_frame else set(Annotated.of(clip).frame_ids)
+            for name, segment in methods.items():
+                started = time.perf_counter()
+                labels, quality = segment(clip)
+                seconds[name] += time.perf_counter() - started
+                _write(folders[name], clip, labels, written)
+                if any(quality):
+                    by_frame = dict(zip(clip.frame_ids, quality, strict=True))
+                    predicted.quality.setdefault(name, {})[clip.name] = by_frame
+            frames += len(clip)
+        except UserError as error:
+            predicted.bad[i] = f"video {truth.names[i]}: {error}"
+        on_video(i + 1)
+    predicted.frames_per_second = {name: frames / seconds[name] if seconds[name] else 0.0 for name in methods}
+    return predicted
+
+
+def _write(folder: Path, clip: Clip, labels: np.ndarray, frames: Collection[str]) -> None:
+    for frame, mask in zip(clip.frame_ids, labels, strict=True):
+        if frame in frames:
+            inside = PurePosixPath(clip.name, f"{frame}.png")
+            if inside.is_absolute() or ".." in inside.parts:
+                raise UserError(f"video {clip.name}: a name with .. cannot become a folder")
+            write_bytes(folder / inside, encode_mask(mask))
+
+
+__all__ = ["Predicted", "Quality", "Truth", "evaluate", "predict", "score_masks"]
