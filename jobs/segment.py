@@ -27,7 +27,7 @@ from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
 from vosforge.propagation.files import VideoFiles, find_videos, segment_files
 from vosforge.registry import load_model
-from vosforge.storage import check_space, check_writable, write_bytes
+from vosforge.storage import check_space, check_writable, claim, write_bytes
 from vosforge.tracking import default_store
 
 
@@ -89,6 +89,8 @@ def segment_one(options: Options) -> None:
 
 def segment_many(options: Options, videos: list[VideoFiles]) -> None:
     """All videos that are not segmented yet, on Ray Data."""
+    settings = {"model": options.model, "overlay": options.overlay, "short_side": options.short_side}
+    claim(options.out / "settings.json", settings, f"{options.out}")
     todo = [files for files in videos if not (options.out / files.name).exists()]
     if len(todo) < len(videos):
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are segmented already")

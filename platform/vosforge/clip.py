@@ -9,6 +9,8 @@ import numpy as np
 from vosforge.errors import UserError
 
 MAX_OBJECTS = 255
+# In files, beside other ids: pixels that no one was asked about.
+VOID = 255
 
 
 @dataclass(frozen=True, slots=True)

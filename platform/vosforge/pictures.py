@@ -96,6 +96,16 @@ def cross(frame: np.ndarray, cell: tuple[int, int], cells: tuple[int, int]) -> n
     return result
 
 
+def captioned(picture: np.ndarray, text: str) -> np.ndarray:
+    """A copy of `(H, W, 3)` uint8 RGB with a line of text at its lower edge; the picture itself without text."""
+    if not text:
+        return picture
+    picture, place = picture.copy(), (6, picture.shape[0] - 8)
+    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness, cv2.LINE_AA)
+    return picture
+
+
 def contact_sheet(rows: list[tuple[str, list[np.ndarray]]], height: int = 96) -> np.ndarray:
     """Rows of pictures under each other, each row with a caption.
 

@@ -52,7 +52,7 @@ def case(make, tmp_path_factory) -> Iterator[Callable[[str], Case]]:
         if name not in cases:
             parts = FEW_WINDOWS if isinstance(preset(name), CollaborativeParts) else {}
             network = make(name, **parts)
-            exported = export(network.train(), SIZE, OBJECTS, FRAMES if name == BY_PROGRAM else (1,))
+            exported = export(network.train(), SIZE, OBJECTS, FRAMES if name in (BY_PROGRAM, "camn") else (1,))
             assert network.training
             folder = tmp_path_factory.mktemp("exported") / "onnx"
             graphs = {function: operators_of(graph) for function, graph in exported.functions.items()}

@@ -30,7 +30,7 @@ def mask_of(height: int, width: int, cells: list[tuple[int, int]]) -> torch.Tens
     return mask
 
 
-def paper_kernel(mask: np.ndarray, floor: float = 1.0) -> np.ndarray:
+def paper_kernel(mask: np.ndarray, floor: float = 0.5) -> np.ndarray:
     """SKN's equations 4 to 6, one cell after the other."""
     points = [(i, j) for i in range(mask.shape[0]) for j in range(mask.shape[1]) if mask[i, j] > 0.5]
     if not points:
@@ -127,7 +127,7 @@ def test_match_is_sought_among_lookalikes_where_the_object_was():
         reader = SpatialReader(1.0, argmax_on=argmax_on)
         comparable = reader._comparable(keys.flatten(2), query.flatten(2).transpose(1, 2))
         for row, expected in ((0, 0 * 6 + 1), (5, 5 * 6 + 4)):
-            prior = spatial_kernel(mask_of(6, 6, [(row, 2), (row, 3)])[None].float())
+            prior = spatial_kernel(mask_of(6, 6, [(row, column) for column in range(1, 5)])[None].float())
             assert reader.best_matches(*comparable, prior.flatten(1))[0, 3 * 6 + 3] == expected
 
 

@@ -17,7 +17,7 @@ from vosforge.pictures import davis_palette
 
 JPEG_QUALITY = 95
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MOST_GREY_LEVELS = 64
+_MOST_GREY_LEVELS = 24
 
 
 def encode_frame(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:

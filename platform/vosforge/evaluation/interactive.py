@@ -14,10 +14,9 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from vosforge.clip import Clip
+from vosforge.clip import VOID, Clip
 from vosforge.errors import UserError
 from vosforge.evaluation.metrics import boundary_f, jaccard
-from vosforge.evaluation.protocols import VOID
 from vosforge.evaluation.robot import Robot, Stroke
 from vosforge.propagation.scribbles import read_scribbles, strokes_by_frame
 

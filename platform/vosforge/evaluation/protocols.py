@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from vosforge.clip import VOID
 from vosforge.errors import UserError
 from vosforge.evaluation.metrics import boundary_f, jaccard, statistics
-
-VOID = 255
 
 Scores = dict[int, dict[str, dict[str, Any]]]
 """Object id -> `"J"` or `"F"` -> floats `mean`, `recall`, `decay`, and `frames`, the list of per-frame values."""

@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components, mini
 from scipy.special import gammaln, xlog1py, xlogy
 from skimage.morphology import medial_axis
 
+from vosforge.clip import VOID
 from vosforge.errors import UserError
-from vosforge.evaluation.protocols import VOID
 
 Stroke = dict[str, Any]
 """One line drawn on a frame: `path`, a list of [x, y] in [0, 1], and `object_id`, 0 for background."""

@@ -17,6 +17,7 @@ _SMALL = replace(
     matching_channels=(16, 32, 64),
     ensembler_channels=64,
     refine_channels=32,
+    aspp_norm="group",
     frozen_batch_norm=False,
 )
 _NANO = replace(

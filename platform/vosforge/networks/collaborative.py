@@ -55,12 +55,14 @@ class CollaborativeParts(Parts):
     refine_channels: int = 64
     channel_order: Literal["rgb", "bgr"] = "rgb"
 
+    unfit = "its objects share one memory and are decoded together, by matching"
+
     @classmethod
     def taken(cls) -> set[str]:
         """Its own, and those of all networks that do not belong to a space-time read."""
         own = {field.name for field in fields(cls)} - {field.name for field in fields(Parts)}
         shared = {"backbone", "pretrained", "frozen_batch_norm", "memory_policy", "padding", "training_objects"}
-        context = {"object_context", "pyramid", "fpa", "aspp_dilations"}
+        context = {"object_context", "pyramid", "fpa", "aspp_dilations", "aspp_norm"}
         return own | shared | context | {"memory_encoder", *READ}
 
 
@@ -110,6 +112,7 @@ class CollaborativeNetwork(MemoryNetwork):
             parts.pretrained,
             parts.frozen_batch_norm,
             parts.object_context,
+            parts.aspp_norm,
         )
         middle, low = self.extractor.middle_channels, self.extractor.low_level_channels
         self.neck = FeaturePyramid((channels, middle, channels), channels, parts.pyramid)
@@ -197,7 +200,7 @@ class CollaborativeNetwork(MemoryNetwork):
         """Match the query with frames whose masks were given and with the last one, and read all T."""
         embeddings = [embedding[:, 0] for embedding in memory[:3]]
         labels = [_with_background(label[:, :, 0]) for label in memory[3:6]]
-        given = memory[6][:, 0, 0, :, 0, 0]
+        given = _given(memory[6][:, 0, 0, :, 0, 0])
         matched = _frames_of(given)
         referred = [labels[0][:, :, matched], *(label[:, :, matched] for label in labels[1:])]
         # Frames that only some of a batch's videos were given refer to nothing in the others.
@@ -303,6 +306,12 @@ def _check_matching(parts: CollaborativeParts) -> None:
 def _with_background(labels: torch.Tensor) -> torch.Tensor:
     """Objects `(B, K, T, h, w)` in {0, 1} -> `(B, K + 1, T, h, w)` with what they leave first."""
     return torch.cat([1 - labels.sum(dim=1, keepdim=True), labels], dim=1)
+
+
+def _given(given: torch.Tensor) -> torch.Tensor:
+    """Which of T frames were given, `(B, T)` in {0, 1}; where none was, the first stands for it."""
+    none = 1 - given.amax(dim=1, keepdim=True)
+    return torch.cat([given[:, :1] + none, given[:, 1:]], dim=1)
 
 
 def _frames_of(given: torch.Tensor) -> slice | list[int]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vosforge.networks.context import ASPP, ObjectContext
+from vosforge.networks.context import ASPP, Norm, ObjectContext
 from vosforge.networks.encoders import Encoder, keep_frozen
 
 
@@ -20,6 +20,7 @@ class DeepLab(nn.Module):
         pretrained: as in `Encoder`.
         frozen: keep all batch norm as it is.
         object_context: on the pyramid's output (CAMN 2.2, which applies it at stride 16 alone).
+        norm: of the pyramid; batch norm of its pooled branch learns nothing from a batch of one.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class DeepLab(nn.Module):
         pretrained: bool | str = False,
         frozen: bool = True,
         object_context: bool = False,
+        norm: Norm = "batch",
     ):
         super().__init__()
         self.frozen = frozen
@@ -38,7 +40,7 @@ class DeepLab(nn.Module):
         self.low_level_channels = fine
         self.context = ObjectContext(channels) if object_context else nn.Identity()
         shortcut = 48
-        self.pyramid = ASPP(coarse, channels, dilations)
+        self.pyramid = ASPP(coarse, channels, dilations, norm)
         self.shortcut = nn.Sequential(nn.Conv2d(fine, shortcut, 1, bias=False), nn.BatchNorm2d(shortcut), nn.ReLU())
         self.decoder = nn.Sequential(*_convs(channels + shortcut, channels), *_convs(channels, channels))
         self.train()

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from vosforge.errors import UserError
 
@@ -128,6 +128,9 @@ class Parts:
     memorise_margin: bool = False
     training_objects: Literal["all", "one"] = "all"
 
+    # Why parts of other kinds of network are refused.
+    unfit: ClassVar[str] = "no place for it"
+
     @classmethod
     def taken(cls) -> set[str]:
         """The parts that networks of this kind have; the others are refused."""
@@ -191,9 +194,8 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
     changed = [part for part in chosen if chosen[part] != getattr(parts, part)]
     for part in changed:
         if part not in taken:
-            raise UserError(
-                f"{part}={chosen[part]!r} does not go with this network, which has {', '.join(sorted(taken))}"
-            )
+            reason = f"{parts.unfit}; it has {', '.join(sorted(taken))}"
+            raise UserError(f"{part}={chosen[part]!r} does not go with this network: {reason}")
     needs = [(part, *need) for part in changed for need in _NEEDS.get(part, ()) if need[0] in taken]
     for part, other, values in needs:
         if getattr(result, other) not in values:

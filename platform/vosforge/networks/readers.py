@@ -238,7 +238,8 @@ class KernelReader(Reader):
 class SpatialReader(KernelReader):
     """Kernelized read with a spatial constraint: the best match is sought where the object last was (SKN, 2.2).
 
-    The defaults are equations 4 to 11 to the letter, but for the width of g, which the paper does not give.
+    The defaults are equations 4 to 11 to the letter, but for the divisor of affinities (`scale`), the width of g, which
+    the paper does not give, and the least deviation of the spatial kernel.
 
     Args:
         sigma: of the Gaussian g around the best match, in cells (equation 9).
@@ -254,9 +255,11 @@ class SpatialReader(KernelReader):
         renormalise: bool = False,
         scale: Scale = "sqrt",
         similarity: Similarity = "dot",
-        floor: float = 1.0,
+        floor: float = 0.5,
     ):
         super().__init__(sigma, top_k, argmax_on, renormalise, scale, similarity)
+        if not isinstance(floor, (int, float)) or not 0 < floor < math.inf:
+            raise UserError(f"spatial reader: floor must be a number above 0, found {floor!r}")
         self.floor = floor
 
     def forward(
@@ -283,7 +286,7 @@ class SpatialReader(KernelReader):
         return self._read_map(memory_key, memory_value, query_key, spatial_kernel(previous, self.floor))
 
 
-def spatial_kernel(masks: torch.Tensor, floor: float = 1.0) -> torch.Tensor:
+def spatial_kernel(masks: torch.Tensor, floor: float = 0.5) -> torch.Tensor:
     """The spatial-constraint kernel SCK (SKN, equations 4 to 6).
 
     Its centre is the median, row and column apart, of the cells above one half; its deviation is theirs from it.

@@ -66,6 +66,16 @@ class View(Segmenter):
         """Hand frame and probabilities to the member as it sees them."""
         self.hand_on(self.member, self._seen(frame), self._seen(probabilities[None])[0], given)
 
+    @property
+    def memory(self) -> list[dict[str, object]]:
+        """What the member remembers."""
+        return self.member.memory
+
+    @property
+    def quality(self) -> dict[int, float]:
+        """What the member thinks of its masks."""
+        return self.member.quality
+
     def forget(self, objects: Sequence[int]) -> None:
         """Have the member forget them."""
         self.member.remove(*objects)
@@ -104,6 +114,9 @@ class Ensemble(Segmenter):
     ):
         if not members:
             raise UserError("an ensemble needs at least one member")
+        strange = [member for member in members if not isinstance(member, Segmenter)]
+        if strange:
+            raise UserError(f"an ensemble has segmenters, as Propagator(network), found {type(strange[0]).__name__}")
         super().__init__(members[0].device)
         if isinstance(how, StackingNetwork):
             if how.members != len(members):
@@ -134,6 +147,11 @@ class Ensemble(Segmenter):
         """Hand the merged probabilities to every member."""
         for member in self.members:
             self.hand_on(member, frame, probabilities, given)
+
+    @property
+    def memory(self) -> list[dict[str, object]]:
+        """What every member remembers, one after the other."""
+        return [held for member in self.members for held in member.memory]
 
     def forget(self, objects: Sequence[int]) -> None:
         """Have every member forget them."""

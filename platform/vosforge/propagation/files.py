@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vosforge import pictures
+from vosforge.clip import VOID
 from vosforge.data.image_files import IMAGE_SUFFIXES, decode_mask, encode_mask
 from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
@@ -102,7 +103,10 @@ class FirstMasks:
             raise UserError(f"{path}: expected the frame's size {size}, found {mask.shape}")
         if self.single and not mask.any():
             raise UserError(f"{path}: the mask is empty; mark at least one object")
-        entering = [int(i) for i in np.unique(mask) if i and int(i) not in self._known]
+        ids = {int(i) for i in np.unique(mask)} - {0}
+        # Beside other ids 255 is void.
+        ids -= {VOID} if len(ids) > 1 else set()
+        entering = sorted(ids - self._known)
         self._known.update(entering)
         return np.where(np.isin(mask, entering), mask, 0).astype(np.uint8) if entering else None
 
@@ -173,7 +177,8 @@ def segment_files(
                 (aside / f"{name}.png").write_bytes(encode_mask(labels))
                 names.append(name)
                 if overlay:
-                    tinted = pictures.overlay(frame, labels)
+                    told = ", ".join(f"{i}: {quality:.2f}" for i, quality in segmenter.quality.items())
+                    tinted = pictures.captioned(pictures.overlay(frame, labels), told and f"quality {told}")
                     film.add(tinted)
                     shown += [tinted] if t in chosen else []
                 on_frame(t + 1)

@@ -80,6 +80,16 @@ class Refined(Segmenter):
             if i in given:
                 self._given[i] = Seen(frame, probabilities[[0, k]])
 
+    @property
+    def memory(self) -> list[dict[str, object]]:
+        """What the member remembers."""
+        return self.member.memory
+
+    @property
+    def quality(self) -> dict[int, float]:
+        """What the member thinks of its masks."""
+        return self.member.quality
+
     def forget(self, objects: Sequence[int]) -> None:
         """Have the member forget them too."""
         self.member.remove(*objects)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vosforge.clip import MAX_OBJECTS, Clip
+from vosforge.clip import MAX_OBJECTS, VOID, Clip
 from vosforge.errors import UserError
 
 Frame = np.ndarray | torch.Tensor
@@ -79,6 +79,16 @@ class Segmenter(ABC):
     @abstractmethod
     def fresh(self) -> Segmenter:
         """A segmenter with the same settings and networks, at the start of a video."""
+
+    @property
+    def memory(self) -> list[dict[str, object]]:
+        """What is remembered, for those that remember frames."""
+        return []
+
+    @property
+    def quality(self) -> dict[int, float]:
+        """Assessed quality of each object's mask in the latest frame, for those that assess it."""
+        return {}
 
     def remove(self, *objects: int) -> None:
         """Stop following some objects: from the next frame on they are background, until their masks are given again.
@@ -179,10 +189,13 @@ def _widened(mask: np.ndarray) -> np.ndarray:
 def given_masks(clip: Clip) -> dict[int, np.ndarray]:
     """What a method is told of an annotated clip: each object's mask at the frame where it is seen first.
 
+    Void, 255 beside other ids, is no object; alone it is one, as DAVIS 2016 stores its masks.
+
     Returns:
         position -> `(H, W)` uint8 mask of the objects that enter there.
     """
-    known: set[int] = set()
+    ids = {int(i) for t in np.flatnonzero(clip.annotated) for i in np.unique(clip.masks[t])} - {0}
+    known: set[int] = {VOID} if VOID in ids and len(ids) > 1 else set()
     given: dict[int, np.ndarray] = {}
     for t in np.flatnonzero(clip.annotated):
         entering = [int(i) for i in np.unique(clip.masks[t]) if i and int(i) not in known]
@@ -222,8 +235,17 @@ def segment_frame(
     factor = short_side / min(height, width)
     size = (round(width * factor), round(height * factor))
     reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    given = None if mask is None else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    given = None if mask is None else _reduced(mask, size)
     probabilities = segmenter.step(reduced, given)
     enlarged = F.interpolate(probabilities[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
     labels = segmenter.labels(enlarged)
     return labels if mask is None else np.where(mask > 0, mask, labels)
+
+
+def _reduced(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask at another (width, height); objects that fall between its pixels keep one."""
+    reduced = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    for lost in set(np.unique(mask).tolist()) - set(np.unique(reduced).tolist()):
+        row, column = (int(np.median(places)) for places in np.nonzero(mask == lost))
+        reduced[row * size[1] // mask.shape[0], column * size[0] // mask.shape[1]] = lost
+    return reduced

@@ -43,6 +43,8 @@ def propagate(
     """
     if type(batch) is not int or batch < 1:
         raise UserError(f"batch must be a number of videos of at least 1, found {batch!r}")
+    if not isinstance(network, MemoryNetwork):
+        raise UserError(f"propagate runs one network, found {type(network).__name__}; segment_clip takes segmenters")
     first = Propagator(network, **options)
     waiting = enumerate(videos)
     running: dict[int, _Run] = {}
@@ -78,7 +80,12 @@ def _advance(running: dict[int, _Run], shared: Propagator) -> dict[int, np.ndarr
     ended: dict[int, np.ndarray | UserError] = {}
     stepping = {}
     for i, run in list(running.items()):
-        frame = next(run.left, None)
+        try:
+            frame = next(run.left, None)
+        except (UserError, OSError) as error:
+            running.pop(i)
+            ended[i] = UserError(f"frame {len(run.masks)}: {error}")
+            continue
         if frame is None:
             ended[i] = running.pop(i).masks_so_far()
         else:
