@@ -31,13 +31,13 @@ torch.set_num_threads(1)
 APART = ("networks", "propagation", "evaluation")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Say which tests one process of several runs together (`--dist loadgroup`)."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(item.path.stem if folder in APART else "in turn"))
-    # Those that take turns are the longest row: one process begins with them.
+    item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.parent.name in APART else "in turn"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that take turns: they are the longest row."""
     items.sort(key=lambda item: item.path.parent.name in APART)
 
 

@@ -38,6 +38,8 @@ class SpaceTimeNetwork(MemoryNetwork):
         self.query_encoder = Encoder(
             parts.backbone, parts.strides, pretrained=parts.pretrained, frozen=parts.frozen_batch_norm
         )
+        if parts.memory_encoder not in SPLIT:
+            self.memory_encoder = self._masked_encoder()
         *skips, coarse = self.query_encoder.channels
         if parts.pyramid != "none":
             self.paths = PyramidBranch(self.query_encoder.channels, parts.decoder_channels, parts.pyramid)
@@ -53,7 +55,6 @@ class SpaceTimeNetwork(MemoryNetwork):
             sizes = coarse, parts.key_channels, parts.value_channels
             self.foreground_background = ForegroundBackground(*sizes, parts.memory_encoder, parts.memory_keys)
         else:
-            self.memory_encoder = self._masked_encoder()
             masked = self.memory_encoder.channels[-1]
             if parts.memory_encoder == "key-value":
                 self.memory_head = KeyValue(masked, parts.key_channels, parts.value_channels)
