@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN) jobs/demo.py $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN) -m pytest -m "not cluster" -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN) -m pytest -m "not cluster" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-cluster: $(VENV)/.installed-test
 	$(BIN) -m pytest -m cluster $(ARGS)

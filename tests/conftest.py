@@ -27,17 +27,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
-# Tests of these folders start no cluster and may run beside each other, file by file; all others take turns.
+# Tests of these folders start no cluster and are quick each.
 APART = ("networks", "propagation", "evaluation")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Say which tests one process of several runs together (`--dist loadgroup`)."""
-    item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.parent.name in APART else "in turn"))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that take turns: they are the longest row."""
+    """Begin with files of long tests, that two processes end at about the same time."""
     items.sort(key=lambda item: item.path.parent.name in APART)
 
 
