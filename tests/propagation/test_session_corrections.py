@@ -75,7 +75,7 @@ def test_masks_after_the_first_round_are_a_propagators_own_both_ways(nano, noise
         propagator = Propagator(network, memory_every=2)
         for t in order:
             labels = propagator.labels(propagator.step(clip.frames[t], mask if t == 2 else None))
-            assert (found[t] == labels).mean() > 0.99
+            assert (found[t] == labels).mean() > 0.97
 
 
 def test_a_corrected_frame_keeps_exactly_what_was_given(nano, noise):
