@@ -127,3 +127,15 @@ def test_members_memorise_the_merged_masks(noise):
     merged = ensemble.step(clip.frames[2])
     inside = torch.from_numpy(np.asarray(clip.masks[0] == 3))
     assert merged[1][inside].mean() == pytest.approx((0.4 + 0.2) / 3, abs=1e-4)
+
+
+def test_networks_are_no_members_before_they_are_propagators(nano):
+    with pytest.raises(UserError, match=r"an ensemble has segmenters, as Propagator\(network\), found SpaceTimeNetwork"):
+        Ensemble([nano()])
+
+
+def test_memory_of_all_members_is_told(nano, noise):
+    clip = noise(2, 1)
+    ensemble = Ensemble([Propagator(nano()), View(Propagator(nano("stcn")), mirror=True)])
+    second(ensemble, clip)
+    assert [held["frames"] for held in ensemble.memory] == [[0, 1], [0]]

@@ -75,3 +75,19 @@ def test_videos_are_read_when_there_is_room_for_them(nano, videos):
 def test_batch_below_one_is_refused(nano):
     with pytest.raises(UserError, match="batch must be a number of videos of at least 1, found 0"):
         list(propagate([], nano(), batch=0))
+
+
+def test_frames_that_cannot_be_read_are_their_videos_error_alone(nano, videos):
+    def broken():
+        yield videos[0].frames[0]
+        raise OSError("truncated stream")
+
+    first, second = propagate([(broken(), {0: videos[0].masks[0]}), videos[1]], nano(), batch=2)
+    assert isinstance(first, UserError)
+    assert "frame 1: truncated stream" in str(first)
+    assert second.shape == videos[1].masks.shape
+
+
+def test_only_a_network_is_run_in_batches(nano, videos):
+    with pytest.raises(UserError, match="propagate runs one network, found Propagator"):
+        list(propagate(videos, Propagator(nano())))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from vosforge.errors import UserError
 from vosforge.networks.stacking import StackingNetwork
-from vosforge.propagation.segmenter import Segmenter
+from vosforge.propagation.segmenter import Around, Segmenter
 
 How = Literal["average", "vote"]
 
@@ -41,7 +41,7 @@ class FlipAndScales:
         return [View(segmenter.fresh(), scale, mirror) for scale in self.scales for mirror in mirrored]
 
 
-class View(Segmenter):
+class View(Around):
     """A segmenter that sees frames scaled and mirrored, and answers in the frame's own form.
 
     Args:
@@ -51,8 +51,7 @@ class View(Segmenter):
     """
 
     def __init__(self, member: Segmenter, scale: float = 1.0, mirror: bool = False):
-        super().__init__(member.device)
-        self.member = member
+        super().__init__(member)
         self.scale = scale
         self.mirror = mirror
 
@@ -65,20 +64,6 @@ class View(Segmenter):
     def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
         """Hand frame and probabilities to the member as it sees them."""
         self.hand_on(self.member, self._seen(frame), self._seen(probabilities[None])[0], given)
-
-    @property
-    def memory(self) -> list[dict[str, object]]:
-        """What the member remembers."""
-        return self.member.memory
-
-    @property
-    def quality(self) -> dict[int, float]:
-        """What the member thinks of its masks."""
-        return self.member.quality
-
-    def forget(self, objects: Sequence[int]) -> None:
-        """Have the member forget them."""
-        self.member.remove(*objects)
 
     def fresh(self) -> View:
         """A view of a fresh member."""

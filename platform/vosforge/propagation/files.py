@@ -180,7 +180,8 @@ def segment_files(
                     told = ", ".join(f"{i}: {quality:.2f}" for i, quality in segmenter.quality.items())
                     tinted = pictures.captioned(pictures.overlay(frame, labels), told and f"quality {told}")
                     film.add(tinted)
-                    shown += [tinted] if t in chosen else []
+                    if t in chosen:
+                        shown.append(tinted)
                 on_frame(t + 1)
         if len(names) < len(source):
             raise UserError(f"{files.video}: ends after {len(names)} frames, expected {len(source)}; repair the file")

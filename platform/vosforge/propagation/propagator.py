@@ -36,7 +36,7 @@ class Propagator(Segmenter):
         precision: "fp32", "fp64", or "bf16" and "fp16" by autocast; None takes the network's own.
         device: where to compute.
         eviction: "oldest"; or "quality", the frame whose assessed quality plus `exp(-age)` is least, as QPM's authors
-            do later (facts: age in frames), for networks that assess their masks.
+            do in later code; age in frames, for networks that assess their masks.
         channels_last: keep the network and frames in that memory format, faster on some GPUs.
 
     Raises:
@@ -238,7 +238,7 @@ class Propagator(Segmenter):
             self._targets.update(zip(entering, targets[0], strict=True))
 
     def _keep_within(self) -> None:
-        """Drop the oldest frames, most of them where most is held, until the budget in bytes is kept."""
+        """Drop frames by the rule, first where most is held, until the budget in bytes is kept."""
         if self._most_bytes is None:
             return
         banks = [bank for _, bank in self._banks]

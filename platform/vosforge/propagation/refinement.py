@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from vosforge.errors import UserError
-from vosforge.propagation.segmenter import Segmenter
+from vosforge.propagation.segmenter import Around, Segmenter
 
 
 class Seen(NamedTuple):
@@ -22,7 +22,7 @@ class Seen(NamedTuple):
     probabilities: torch.Tensor
 
 
-class Refined(Segmenter):
+class Refined(Around):
     """A segmenter whose masks are refined before they are remembered.
 
     1. Of an object's connected components those far from where it last was are removed; the nearest stays.
@@ -43,14 +43,13 @@ class Refined(Segmenter):
     """
 
     def __init__(self, member: Segmenter, reach: float | None = 0.1, small: float = 0.005, enlarge: float = 3.0):
-        super().__init__(member.device)
+        super().__init__(member)
         if reach is not None and not reach >= 0:
             raise UserError(f"reach must be a share of the diagonal of at least 0, or None, found {reach}")
         if not 0 <= small < 1:
             raise UserError(f"small must be a share of the frame's area in [0, 1), found {small}")
         if not 1 <= enlarge < math.inf:
             raise UserError(f"enlarge must be a factor of at least 1, found {enlarge}")
-        self.member = member
         self.reach = reach
         self.small = small
         self.enlarge = enlarge
@@ -80,19 +79,9 @@ class Refined(Segmenter):
             if i in given:
                 self._given[i] = Seen(frame, probabilities[[0, k]])
 
-    @property
-    def memory(self) -> list[dict[str, object]]:
-        """What the member remembers."""
-        return self.member.memory
-
-    @property
-    def quality(self) -> dict[int, float]:
-        """What the member thinks of its masks."""
-        return self.member.quality
-
     def forget(self, objects: Sequence[int]) -> None:
-        """Have the member forget them too."""
-        self.member.remove(*objects)
+        """Have the member forget them, and where they were."""
+        super().forget(objects)
         kept = [k for k, i in enumerate(self.objects, start=1) if i not in objects]
         for i in objects:
             self._last.pop(i, None)

@@ -170,6 +170,32 @@ class Segmenter(ABC):
         return torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground]), given
 
 
+class Around(Segmenter):
+    """A segmenter around another one, whose memory and quality are its own.
+
+    Args:
+        member: a fresh segmenter.
+    """
+
+    def __init__(self, member: Segmenter):
+        super().__init__(member.device)
+        self.member = member
+
+    @property
+    def memory(self) -> list[dict[str, object]]:
+        """What the member remembers."""
+        return self.member.memory
+
+    @property
+    def quality(self) -> dict[int, float]:
+        """What the member thinks of its masks."""
+        return self.member.quality
+
+    def forget(self, objects: Sequence[int]) -> None:
+        """Have the member forget them."""
+        self.member.remove(*objects)
+
+
 def _device(name: str | torch.device) -> torch.device:
     """The device of that name, or a `UserError` where there is none."""
     try:
