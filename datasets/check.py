@@ -77,4 +77,4 @@ def _verify(uri: str, shards: ShardSet) -> None:
 
 
 if __name__ == "__main__":
-    console.run(lambda: tyro.cli(main))
+    console.run(lambda: tyro.cli(main), resumes=False)

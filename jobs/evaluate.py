@@ -12,7 +12,6 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +36,7 @@ from vosforge.evaluation.sheets import Drawn, time_sheet, worst_sheet
 from vosforge.evaluation.submission import Gathering, write_submission
 from vosforge.evaluation.truth import Truth
 from vosforge.evaluation.youtube import LABEL, RATES, Meta, categories, read_meta
+from vosforge.settings import AS_SAVED, Settings
 from vosforge.storage import check_writable, write_bytes
 
 Models = dict[str, Callable[[Clip], tuple[np.ndarray, list[dict[int, float]]]]]
@@ -95,6 +95,7 @@ class Options:
     """Largest share of videos that may be skipped before the exit status says so."""
     workers: int | None = None
     """Processes that score; by default one a core where the work is worth it."""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = AS_SAVED
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
     verbose: bool = False
@@ -182,7 +183,9 @@ def load_models(options: Options) -> Models:
 
     loaded = {name: load_model(uri, default_store()) for name, uri in named(options.model).items()}
     return {
-        name: lambda clip, model=model: segment_assessed(model.start(options.device), clip, options.short_side)
+        name: lambda clip, model=model: segment_assessed(
+            model.start(options.device, options.settings), clip, options.short_side
+        )
         for name, model in loaded.items()
     }
 
@@ -287,6 +290,7 @@ def write_files(options: Options, sets: dict[str, Evaluated]) -> None:
             "protocol": options.protocol,
             **({"label": LABEL} if options.protocol == "youtube" else {}),
             "short_side": options.short_side,
+            "settings": dataclasses.asdict(options.settings),
             "sets": found,
             "skipped": {name: evaluated.skipped for name, evaluated in sets.items()},
         }
@@ -325,9 +329,7 @@ def judge(options: Options, sets: dict[str, Evaluated]) -> None:
 def evaluate_interactively(options: Options) -> None:
     """Play the DAVIS-interactive protocol with each model, and print area under the curve and J&F at 60 s."""
     from vosforge.evaluation.interactive import Rules, evaluate_interactive, find_scribbles
-    from vosforge.propagation import Session
-    from vosforge.registry import load_model
-    from vosforge.tracking import default_store
+    from vosforge.evaluation.methods import INTERACTIVE_BASELINES
 
     unused = [flag for flag in ("masks", "csv_file", "sheet", "submission", "worst", "meta") if getattr(options, flag)]
     if unused or not options.model:
@@ -336,33 +338,53 @@ def evaluate_interactively(options: Options) -> None:
         )
     if options.json_file:
         check_writable(options.json_file.rpartition("/")[0] or ".")
-    models = {name: load_model(uri, default_store()) for name, uri in named(options.model).items()}
-    for name, model in models.items():
-        if len(model.members) > 1:
-            raise UserError(f"--model {name}: expected one network, found an ensemble of {len(model.members)}")
-    rows, found = [], {}
+    sessions = load_sessions(options) | (INTERACTIVE_BASELINES if options.baselines else {})
+    rules = Rules(interactions=options.interactions)
+    rows, sets = [], {}
     for uri in options.truth:
         truth = Truth(uri, options.split, options.limit, options.frames)
         own = Path(uri) / "Scribbles"
         folder = options.scribbles or (own if own.is_dir() else None)
-        found[truth.name] = {}
-        for name, model in models.items():
-            session = partial(_session, Session, model.members[0], options)
+        scribbles = find_scribbles(folder) if folder else None
+        results = {}
+        for name, session in sessions.items():
             with console.Progress(len(truth), f"{name} on {truth.name}", "videos") as progress:
-                scribbles = find_scribbles(folder) if folder else None
-                rules = Rules(interactions=options.interactions)
-                result = evaluate_interactive(session, truth, scribbles, rules, on_video=progress.update)
-            found[truth.name][name] = result
+                result = evaluate_interactive(session, truth.clips(), scribbles, rules, on_video=progress.update)
+            results[name] = result
             rows.append({"set": truth.name, "method": name, "AUC": result["auc"], "J&F@60s": result["at"], **result})
+        reasons = dict.fromkeys(reason for result in results.values() for reason in result["skipped"])
+        skipped = [
+            {"video": name, "reason": reason}
+            for name in truth.names
+            for reason in reasons
+            if reason.startswith(f"video {name}: ")
+        ]
+        sets[truth.name] = Evaluated(truth, results, skipped, None, list(results))
     print(reports.table(rows, ["set", "method", "AUC", "J&F@60s", "objects", "videos"]))
-    if options.json_file:
-        content = {"protocol": options.protocol, "short_side": options.short_side, "sets": found}
-        write_bytes(options.json_file, json.dumps(reports.without_nan(content), indent=1).encode())
-        print(f"report: {options.json_file}")
+    write_files(options, sets)
+    judge(options, sets)
 
 
-def _session(make: Callable[..., Any], network: Any, options: Options, clip: Clip) -> Any:
-    return make(network, clip.frames, short_side=options.short_side, device=options.device)
+def load_sessions(options: Options) -> dict[str, Callable[[Clip], Any]]:
+    """Name -> what makes a clip's session, for every model."""
+    from vosforge.propagation import Session
+    from vosforge.propagation.user_memory import scribbled_networks, takes_scribbles
+    from vosforge.registry import load_model
+    from vosforge.tracking import default_store
+
+    sessions = {}
+    for name, uri in named(options.model).items():
+        members = load_model(uri, default_store()).members
+        if len(members) > 1 or not takes_scribbles(members[0]):
+            found = f"an ensemble of {len(members)}" if len(members) > 1 else "one that takes masks alone"
+            raise UserError(
+                f"--model {name}: expected a network that takes scribbles ({', '.join(scribbled_networks())}, or built "
+                f"with memory_input='mask+scribbles'), found {found}"
+            )
+        sessions[name] = lambda clip, network=members[0]: Session(
+            network, clip.frames, options.short_side, device=options.device
+        )
+    return sessions
 
 
 def _rate(result: dict[str, Any]) -> str:
@@ -370,4 +392,4 @@ def _rate(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    console.run(lambda: main(tyro.cli(Options)))
+    console.run(lambda: main(tyro.cli(Options)), resumes=False)

@@ -56,4 +56,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(lambda: tyro.cli(main))
+    console.run(lambda: tyro.cli(main), resumes=False)

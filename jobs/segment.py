@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 try:
@@ -25,8 +25,11 @@ from vosforge import cluster
 from vosforge.data.streams import run_workers
 from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
+from vosforge.propagation import Segmenter
 from vosforge.propagation.files import VideoFiles, find_videos, segment_files
+from vosforge.propagation.model import Model
 from vosforge.registry import load_model
+from vosforge.settings import AS_SAVED, Settings
 from vosforge.storage import check_space, check_writable, claim, write_bytes
 from vosforge.tracking import default_store
 
@@ -50,6 +53,7 @@ class Options:
     """Pixels to which frames are reduced before they are segmented."""
     fps: float = 10.0
     """Frames a second of the overlay video."""
+    settings: tyro.conf.OmitArgPrefixes[Settings] = AS_SAVED
     device: str = "cpu"
     """Where networks run, cpu or cuda."""
     workers: int = 2
@@ -70,7 +74,7 @@ def main(options: Options) -> None:
             f"--workers must be at least 1 and --max-bad in [0, 1], found {options.workers}, {options.max_bad}"
         )
     videos = find_videos(options.video, options.mask)
-    check_writable(options.out)
+    check_writable(options.out if options.out.exists() else options.out.parent)
     check_space(options.out, 100_000_000)
     if videos is None:
         segment_one(options)
@@ -81,7 +85,7 @@ def main(options: Options) -> None:
 def segment_one(options: Options) -> None:
     """One video, frame by frame."""
     files = VideoFiles(options.video.stem, options.video, options.mask)
-    segmenter = load_model(options.model, default_store()).start(options.device)
+    segmenter = _start(load_model(options.model, default_store()), options)
     with console.Progress(len(open_video(options.video)), "segment", "frames") as progress:
         frames = segment_files(segmenter, files, options.out, *_look(options), progress.update)
     print(f"{frames} masks of objects {segmenter.objects} in {options.out}")
@@ -90,12 +94,12 @@ def segment_one(options: Options) -> None:
 def segment_many(options: Options, videos: list[VideoFiles]) -> None:
     """All videos that are not segmented yet, on Ray Data."""
     settings = {"model": options.model, "overlay": options.overlay, "short_side": options.short_side}
-    claim(options.out / "settings.json", settings, f"{options.out}")
+    claim(options.out / "settings.json", settings | asdict(options.settings), f"{options.out}")
     todo = [files for files in videos if not (options.out / files.name).exists()]
     if len(todo) < len(videos):
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are segmented already")
     if todo:
-        load_model(options.model, default_store())
+        _start(load_model(options.model, default_store()), options)
         cluster.connect(options.verbose)
     skipped: dict[str, str] = {}
     lengths = [_length(files.video) for files in todo]
@@ -137,7 +141,7 @@ def _worker(options: Options, todo: list[VideoFiles]) -> Callable[[], Callable[[
         def work(number: int) -> dict:
             files, reason = todo[number], ""
             try:
-                segment_files(model.start(options.device), files, options.out / files.name, *_look(options))
+                segment_files(_start(model, options), files, options.out / files.name, *_look(options))
             except UserError as error:
                 reason = str(error)
             return {"number": number, "reason": reason}
@@ -145,6 +149,10 @@ def _worker(options: Options, todo: list[VideoFiles]) -> Callable[[], Callable[[
         return work
 
     return make_work
+
+
+def _start(model: Model, options: Options) -> Segmenter:
+    return model.start(options.device, options.settings)
 
 
 def _look(options: Options) -> tuple[bool, int | None, float]:

@@ -27,10 +27,14 @@ def verbosity(verbose: bool) -> None:
     logging.getLogger("vosforge").setLevel(logging.INFO)
 
 
-def run(program: Callable[[], object]) -> None:
+def run(program: Callable[[], object], resumes: bool = True) -> None:
     """Run a program's main function and end the process with its status.
 
-    0 on success; 2 with one line on stderr for a `UserError`; 130 after Ctrl-C, saying that work can be resumed.
+    0 on success; 2 with one line on stderr for a `UserError`; 130 after Ctrl-C, saying what became of the work.
+
+    Args:
+        program: the main function.
+        resumes: whether the same command goes on where it stopped; otherwise it writes nothing before it has finished.
     """
     try:
         program()
@@ -40,7 +44,8 @@ def run(program: Callable[[], object]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last finished piece of work", file=sys.stderr)
+        left = "the same command goes on from the last finished piece of work" if resumes else "nothing was written"
+        print(f"stopped; {left}", file=sys.stderr)
         sys.exit(130)
 
 

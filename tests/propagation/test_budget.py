@@ -25,7 +25,7 @@ def test_budget_is_frames_or_bytes(budget, expected):
     assert parse_budget(budget) == expected
 
 
-@pytest.mark.parametrize("budget", ["24", "lots", "0MB", "-1MB", 1.5, True])
+@pytest.mark.parametrize("budget", ["lots", "0MB", "-1MB", 1.5, True])
 def test_budget_of_another_form_is_refused(budget):
     with pytest.raises(UserError, match="budget must be a number of frames, or bytes"):
         parse_budget(budget)

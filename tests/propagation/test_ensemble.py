@@ -130,7 +130,9 @@ def test_members_memorise_the_merged_masks(noise):
 
 
 def test_networks_are_no_members_before_they_are_propagators(nano):
-    with pytest.raises(UserError, match=r"an ensemble has segmenters, as Propagator\(network\), found SpaceTimeNetwork"):
+    with pytest.raises(
+        UserError, match=r"an ensemble has segmenters, as Propagator\(network\), found SpaceTimeNetwork"
+    ):
         Ensemble([nano()])
 
 

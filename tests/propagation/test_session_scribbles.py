@@ -109,7 +109,7 @@ def test_thin_strokes_survive_a_smaller_size():
         (davis(stroke((0.5, 0.5)), frames=4), "lists for 3 frames, found 4"),
         ({"strokes": []}, "expected {'scribbles'"),
         ({"scribbles": {"1": []}}, "expected {'scribbles'"),
-        ("scribbles.json", "expected {'scribbles'"),
+        ("scribbles.json", r"found the path scribbles.json; give read_scribbles\(path\)"),
         (None, "expected {'scribbles'"),
         (np.zeros((4, 4), int), "found .4, 4. int64"),
         (np.zeros(SIZE, np.uint8), "signed"),

@@ -98,7 +98,7 @@ def find_videos(root: Path, layout: str = "auto", split: str | None = None, lice
     if layout not in LAYOUTS:
         raise UserError(f"unknown layout {layout!r}; valid: {', '.join(LAYOUTS)}")
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; --root must be the data set's folder")
+        raise UserError(f"{root}: no such folder; expected a data set's folder")
     if layout in ("auto", "davis"):
         frames = _davis_folder(root, "JPEGImages")
         if frames is not None:

@@ -295,17 +295,11 @@ class ShardSet:
                 is not one of the video's.
         """
         wanted = list(range(video.frames)) if frames is None else list(frames)
-        name = f"{join(self.uri, video.file)}:{video.video_id}"
+        name = self._name(video)
         outside = [t for t in wanted if not 0 <= t < video.frames]
         if outside or not wanted:
             raise UserError(f"{name}: expected frames in 0..{video.frames - 1}, found {outside or 'none'}")
-        try:
-            groups = [(video.first_row + t) // _ROWS_PER_GROUP for t in wanted]
-            table = self._open(video.file).read_row_groups(groups, columns=["frame_id", "image", "mask"])
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{name}: the shard cannot be read ({error}); check it with datasets/check.py") from error
-        images, encoded = table.column("image").to_pylist(), table.column("mask").to_pylist()
-        ids = table.column("frame_id").to_pylist()
+        ids, encoded, images = self._columns(video, wanted, ["frame_id", "mask", "image"])
         empty = np.zeros(video.size, np.uint8)
         return Clip(
             name=video.video_id,
@@ -314,6 +308,30 @@ class ShardSet:
             annotated=np.array([d is not None for d in encoded]),
             frame_ids=tuple(ids),
         )
+
+    def read_masks(self, video: Video) -> dict[str, np.ndarray | None]:
+        """Every frame's name and `(H, W)` uint8 mask, None where it has none, without reading the frames themselves.
+
+        Raises:
+            UserError: as `read`.
+        """
+        name = self._name(video)
+        ids, encoded = self._columns(video, range(video.frames), ["frame_id", "mask"])
+        return {i: decode_mask(data, f"{name}/{i}") if data else None for i, data in zip(ids, encoded, strict=True)}
+
+    def _name(self, video: Video) -> str:
+        return f"{join(self.uri, video.file)}:{video.video_id}"
+
+    def _columns(self, video: Video, frames: Iterable[int], columns: list[str]) -> list[list[Any]]:
+        """Columns of a video's frames, undecoded."""
+        try:
+            groups = [(video.first_row + t) // _ROWS_PER_GROUP for t in frames]
+            table = self._open(video.file).read_row_groups(groups, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"{self._name(video)}: the shard cannot be read ({error}); check it with datasets/check.py"
+            ) from error
+        return [table.column(column).to_pylist() for column in columns]
 
     def _open(self, file: str) -> pq.ParquetFile:
         if file not in self._files:

@@ -89,7 +89,7 @@ ROBOT = Robot()
 
 def evaluate_interactive(
     make_session: Callable[[Clip], InteractiveMethod],
-    clips: Iterable[Clip],
+    clips: Iterable[Clip | UserError],
     scribbles: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     rules: Rules = OFFICIAL,
     robot: Robot = ROBOT,
@@ -107,7 +107,8 @@ def evaluate_interactive(
 
     Args:
         make_session: gives a fresh session; of the clip's masks it must know nothing.
-        clips: annotated videos; all annotated frames count, 255 is void beside other ids.
+        clips: annotated videos; all annotated frames count, 255 is void beside other ids. An error in the place of a
+            video says why it cannot be read.
         scribbles: clip name -> contents of its DAVIS scribble files, as `find_scribbles` gives them.
         rules: of the protocol.
         robot: who draws.
@@ -116,25 +117,34 @@ def evaluate_interactive(
 
     Returns:
         `{"auc", "at", "curve": {"seconds", "values"}, "interactions": [{"J", "F", "J&F", "seconds"}, ...], "objects",
-        "videos", "rows": [Row as a dict, ...]}`. Rows of interactions that were not answered in time repeat the
-        ones before at no time, zeros in the first.
+        "videos", "rows": [Row as a dict, ...], "skipped": [reason, ...]}`. Rows of interactions that were not answered
+        in time repeat the ones before at no time, zeros in the first. Videos without object or annotated frame, with
+        scribbles that do not fit, or for which the method fails or answers masks of another form are skipped.
 
     Raises:
-        UserError: for rules out of range, no clip, a clip without object, masks of another form, or scribbles that do
-            not fit their clip; naming the clip.
+        UserError: for rules out of range, no clip, or when all are skipped, with the first one's reason.
     """
     _check(rules)
     rows: list[Row] = []
+    skipped: list[str] = []
     for done, clip in enumerate(clips, 1):
         try:
+            if isinstance(clip, UserError):
+                raise clip
             truth = _Truth(clip)
             files = (scribbles or {}).get(clip.name) or [None]
-            for number, first in enumerate(files, 1):
-                rows += _play(make_session, truth, number, first, rules, robot, clock)
+            # A video counts with all its first scribbles or not at all.
+            rows += [
+                row
+                for number, first in enumerate(files, 1)
+                for row in _play(make_session, truth, number, first, rules, robot, clock)
+            ]
         except UserError as error:
-            raise UserError(f"video {clip.name}: {error}") from error
+            skipped.append(str(error) if error is clip else f"video {clip.name}: {error}")
         on_video(done)
-    return summarise_interactions(rows, rules)
+    if skipped and not rows:
+        raise UserError(skipped[0])
+    return {**summarise_interactions(rows, rules), "skipped": skipped}
 
 
 def find_scribbles(folder: str | Path) -> dict[str, list[dict[str, Any]]]:
@@ -163,7 +173,7 @@ def summarise_interactions(rows: Sequence[Row], rules: Rules = OFFICIAL) -> dict
         rules: of the protocol.
 
     Returns:
-        As `evaluate_interactive`.
+        As `evaluate_interactive`, without what was skipped.
 
     Raises:
         UserError: when there is no row.

@@ -28,8 +28,8 @@ def score(truth: np.ndarray, prediction: np.ndarray, protocol: str = "davis2017"
     - `davis2017`: the semi-supervised rules of the official DAVIS 2017 evaluation. The objects are 1 to the highest
       id of the *first* truth frame, ids missing in between included; the first and the last frame are dropped; an
       object that was not predicted is scored against an empty mask; truth of later ids is ignored.
-    - `davis2016`: all ids merged into object 1; first and last frame dropped. A truth that knows only 0 and 255, as
-      the DAVIS 2016 annotations are stored, has 255 for its object.
+    - `davis2016`: all ids merged into object 1; first and last frame dropped. Masks that know only 0 and 255, as
+      the DAVIS 2016 annotations are stored, have 255 for their object.
     - `youtube`: the rules of YouTube-VOS as far as they are known. The objects are the ids of the truth, in any
       frame; every frame counts after the one in which the truth first shows the object, where its mask is given.
       Where the data set lists frames, `score_at` counts those alone.
@@ -140,11 +140,14 @@ def _davis2017(truth: np.ndarray, prediction: np.ndarray, _: Listed | None) -> _
 
 
 def _davis2016(truth: np.ndarray, prediction: np.ndarray, _: Listed | None) -> _Pairs:
-    merged = truth != 0
-    if set(ids(truth)) != {VOID}:
-        merged &= truth != VOID
-    if merged.any():
-        yield 1, np.arange(1, max(1, len(truth) - 1)), merged[1:-1], prediction[1:-1] != 0
+    wanted, given = _merged(truth), _merged(prediction)
+    if wanted.any():
+        yield 1, np.arange(1, max(1, len(truth) - 1)), wanted[1:-1], given[1:-1]
+
+
+def _merged(masks: np.ndarray) -> np.ndarray:
+    """All objects as one; 255 is one where there is no other id."""
+    return (masks != 0) if set(ids(masks)) == {VOID} else (masks != 0) & (masks != VOID)
 
 
 def _youtube(truth: np.ndarray, prediction: np.ndarray, listed: Listed | None) -> _Pairs:

@@ -99,6 +99,14 @@ class Truth:
         """The videos, decoded one at a time."""
         return (self.clip(i) for i in range(len(self)))
 
+    def clips(self) -> Iterator[Clip | UserError]:
+        """The videos, decoded one at a time; in place of one that cannot be read, its error."""
+        for i in range(len(self)):
+            try:
+                yield self.clip(i)
+            except UserError as error:
+                yield UserError(f"video {self.names[i]}: {error}")
+
     def clip(self, i: int) -> Clip:
         """The i-th video with its frames.
 
@@ -146,12 +154,15 @@ class _InShards(_Source):
         return self.shards.read(self.video)
 
     def annotated(self) -> Annotated:
-        return Annotated.of(self.clip())
+        every = self.shards.read_masks(self.video)
+        masks = {frame: mask for frame, mask in every.items() if mask is not None}
+        if not masks:
+            raise UserError(f"video {self.name}: no frame is annotated")
+        return Annotated(self.name, np.stack([*masks.values()]), tuple(masks), tuple(every))
 
     def pictures(self, frames: Sequence[str]) -> list[np.ndarray | None]:
-        clip = self.clip()
-        by_id = dict(zip(clip.frame_ids, clip.frames, strict=True))
-        return [by_id[frame] for frame in frames]
+        names = [*self.shards.read_masks(self.video)]
+        return list(self.shards.read(self.video, [names.index(frame) for frame in frames]).frames)
 
     def with_frames(self, folder: Path) -> _Source:
         raise UserError(f"{self.shards.uri}: frames of another folder go with a truth that is a folder of files")

@@ -9,6 +9,7 @@ from vosforge.networks.building import NETWORKS, SIZES, build, describe, load, l
 from vosforge.networks.parts import Parts
 from vosforge.networks.published import from_published
 from vosforge.networks.readers import DenseReader, KernelReader, SpatialReader, TopKReader
+from vosforge.networks.stacking import StackingNetwork
 
 __all__ = [
     "NETWORKS",
@@ -20,6 +21,7 @@ __all__ = [
     "Prediction",
     "Query",
     "SpatialReader",
+    "StackingNetwork",
     "TopKReader",
     "aggregate",
     "build",

@@ -6,6 +6,7 @@ from vosforge.propagation.memory import MemoryBank
 from vosforge.propagation.model import Model, save_model
 from vosforge.propagation.propagator import Propagator
 from vosforge.propagation.refinement import Refined
+from vosforge.propagation.scribbles import read_scribbles
 from vosforge.propagation.segmenter import Segmenter, given_masks, segment_clip, segment_frame
 from vosforge.propagation.session import Round, Session
 from vosforge.propagation.together import propagate
@@ -25,6 +26,7 @@ __all__ = [
     "View",
     "given_masks",
     "propagate",
+    "read_scribbles",
     "save_model",
     "segment_clip",
     "segment_frame",

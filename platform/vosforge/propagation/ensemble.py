@@ -138,6 +138,12 @@ class Ensemble(Segmenter):
         """What every member remembers, one after the other."""
         return [held for member in self.members for held in member.memory]
 
+    @property
+    def quality(self) -> dict[int, float]:
+        """Mean over the members that assess their masks; empty where none does."""
+        told = [quality for member in self.members if (quality := member.quality)]
+        return {i: sum(quality[i] for quality in told) / len(told) for i in (told[0] if told else ())}
+
     def forget(self, objects: Sequence[int]) -> None:
         """Have every member forget them."""
         for member in self.members:

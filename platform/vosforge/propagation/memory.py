@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
 
 from vosforge.errors import UserError
+from vosforge.settings import Eviction
 
 Policy = Literal["previous", "every", "ends", "given"]
-Eviction = Literal["oldest", "quality"]
+# Videos have no end; of the frames that went only the latest are told.
+_TOLD = 1000
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -58,8 +62,8 @@ class MemoryBank:
     def __init__(
         self, every: int, budget: int | None = None, policy: Policy = "previous", eviction: Eviction = "oldest"
     ):
-        if every < 1:
-            raise UserError(f"memory_every must be at least 1, found {every}")
+        if not isinstance(every, Integral) or every < 1:
+            raise UserError(f"memory_every must be a whole number of at least 1, found {every!r}")
         if budget is not None and budget < 2:
             raise UserError(f"budget must be at least 2 frames (first and previous) or None, found {budget}")
         if policy not in get_args(Policy):
@@ -71,7 +75,7 @@ class MemoryBank:
         self.budget = budget
         self.policy = policy
         self.held: list[Remembered] = []
-        self.evicted: list[int] = []
+        self._evicted: deque[int] = deque(maxlen=_TOLD)
 
     def wants(self, index: int, permanent: bool) -> bool:
         """Whether a frame would be held at all, so that what is not wanted need not be encoded."""
@@ -108,7 +112,7 @@ class MemoryBank:
             return self.held[i].quality + math.exp(self.held[i].index - latest)
 
         chosen = free[0] if self.eviction == "oldest" else min(free, key=worth)
-        self.evicted.append(self.held.pop(chosen).index)
+        self._evicted.append(self.held.pop(chosen).index)
         return True
 
     def select(self, kept: list[int], total: int) -> None:
@@ -133,19 +137,31 @@ class MemoryBank:
         return [frame.index for frame in self.held]
 
     @property
+    def evicted(self) -> list[int]:
+        """Positions of the latest frames that were evicted, in the order in which they went."""
+        return list(self._evicted)
+
+    @property
     def bytes(self) -> int:
         """Memory taken by keys and values."""
         return sum(tensor.nbytes for frame in self.held for tensor in frame.tensors)
 
 
 def parse_budget(budget: int | str | None) -> tuple[int | None, int | None]:
-    """A budget as most frames and most bytes, one of them None.
+    """A budget as most frames and most bytes, one of them None; both for no budget.
+
+    Args:
+        budget: frames as 24 or "24", bytes as "512MiB" or "2GB", or no limit as None or "unlimited".
 
     Raises:
         UserError: for something that is neither a number of frames nor a size such as "512MiB".
     """
     if budget is None or type(budget) is int:
         return budget, None
+    if str(budget).strip().lower() == "unlimited":
+        return None, None
+    if str(budget).strip().isdecimal():
+        return int(budget), None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?I?B)\s*", str(budget).upper())
     if not match or float(match[1]) == 0:
         raise UserError(f"budget must be a number of frames, or bytes as '512MiB' or '2GB', found {budget!r}")

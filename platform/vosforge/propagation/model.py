@@ -10,9 +10,11 @@ from pathlib import Path
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.propagation.ensemble import Ensemble
+from vosforge.propagation.ensemble import Ensemble, FlipAndScales
 from vosforge.propagation.propagator import Propagator
+from vosforge.propagation.refinement import Refined
 from vosforge.propagation.segmenter import Segmenter
+from vosforge.settings import AS_SAVED, Settings
 from vosforge.storage import write_aside
 
 DESCRIPTION = "model.json"
@@ -33,14 +35,23 @@ class Model:
     memory_every: int = 5
     budget: int | None = DEFAULT_BUDGET
 
-    def start(self, device: str = "cpu") -> Segmenter:
+    def start(self, device: str = "cpu", settings: Settings = AS_SAVED) -> Segmenter:
         """A fresh segmenter for one video; the networks are shared, the memory is not.
 
         Raises:
-            UserError: when there is no such device here.
+            UserError: when there is no such device here, or for settings that do not suit the networks.
         """
-        segmenters = [Propagator(network, self.memory_every, self.budget, device=device) for network in self.members]
-        return segmenters[0] if len(segmenters) == 1 else Ensemble(segmenters)
+        every = self.memory_every if settings.memory_every is None else settings.memory_every
+        budget = self.budget if settings.budget is None else settings.budget
+        segmenters = [
+            Propagator(network, every, budget, settings.precision, device, settings.eviction)
+            for network in self.members
+        ]
+        views = FlipAndScales(settings.flip, settings.scales)
+        augment = None if views == FlipAndScales(flip=False) else views
+        alone = len(segmenters) == 1 and augment is None
+        segmenter = segmenters[0] if alone else Ensemble(segmenters, augment)
+        return Refined(segmenter) if settings.refine else segmenter
 
     @staticmethod
     def load(path: str | Path) -> Model:

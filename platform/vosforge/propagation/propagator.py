@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from vosforge.networks import MemoryNetwork, Query
 from vosforge.networks.base import crop_to, pad_to_stride
 from vosforge.networks.quality import SCORE_FLOOR, relative
 from vosforge.propagation.calls import Call, Calling, finish
-from vosforge.propagation.memory import Eviction, MemoryBank, parse_budget
+from vosforge.propagation.memory import MemoryBank, parse_budget
 from vosforge.propagation.segmenter import Frame, Segmenter
+from vosforge.settings import Eviction, Precision
 
-Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -35,12 +35,13 @@ class Propagator(Segmenter):
             given frames and the latest stay, even if they alone exceed it.
         precision: "fp32", "fp64", or "bf16" and "fp16" by autocast; None takes the network's own.
         device: where to compute.
-        eviction: "oldest"; or "quality", the frame whose assessed quality plus `exp(-age)` is least, as QPM's authors
-            do in later code; age in frames, for networks that assess their masks.
+        eviction: "oldest"; or, for networks that assess their masks, "quality", the frame whose assessed quality plus
+            `exp(-age)` is least, as QPM's authors do in later code; age in frames.
         channels_last: keep the network and frames in that memory format, faster on some GPUs.
 
     Raises:
-        UserError: for an unknown precision, or a budget of another form.
+        UserError: for an unknown precision, a `memory_every` or budget of another form, or eviction by a quality that
+            the network does not assess.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class Propagator(Segmenter):
             precision = "fp64" if next(network.parameters()).dtype == torch.float64 else "fp32"
         if precision not in _DTYPES:
             raise UserError(f"unknown precision {precision!r}; valid: {', '.join(_DTYPES)}")
+        if eviction == "quality" and network.parts.quality == "none":
+            raise UserError('eviction "quality" needs a network that assesses its masks (qpm); take "oldest"')
         self._half = precision in ("bf16", "fp16")
         self.dtype = torch.float32 if self._half else _DTYPES[precision]
         self._autocast = _DTYPES[precision]
@@ -87,9 +90,12 @@ class Propagator(Segmenter):
 
     @property
     def memory(self) -> list[dict[str, object]]:
-        """What is held: per group of objects that entered together, its `objects`, `frames`, `evicted`, `bytes`."""
+        """What is held: per group of objects that entered together, its `objects`, `frames`, `evicted`, `bytes`.
+
+        Of the frames that were evicted the latest 1,000 are told.
+        """
         return [
-            {"objects": ids, "frames": bank.frames, "evicted": list(bank.evicted), "bytes": bank.bytes}
+            {"objects": ids, "frames": bank.frames, "evicted": bank.evicted, "bytes": bank.bytes}
             for ids, bank in self._banks
         ]
 

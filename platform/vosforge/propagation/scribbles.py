@@ -138,7 +138,11 @@ def draw(scribbles: Scribbles, frame: int, frames: int, size: tuple[int, int], w
 
 
 def _strokes_at(scribbles: Any, frame: int, frames: int, name: str) -> Sequence[Any]:
-    if isinstance(scribbles, Sequence) and not isinstance(scribbles, str):
+    if isinstance(scribbles, str | Path):
+        raise UserError(
+            f"{name}: expected the content of a file, found the path {scribbles}; give read_scribbles(path)"
+        )
+    if isinstance(scribbles, Sequence):
         return scribbles
     found = strokes_by_frame(scribbles, name)
     if len(scribbles["scribbles"]) != frames:

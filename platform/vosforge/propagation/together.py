@@ -52,7 +52,10 @@ def propagate(
     answered = 0
     while True:
         for i, video in islice(waiting, batch - len(running)):
-            running[i] = _Run(video, first.fresh())
+            try:
+                running[i] = _Run(video, first.fresh())
+            except UserError as error:
+                done[i] = error
         if not running and not done:
             return
         if running:
@@ -66,12 +69,20 @@ class _Run:
     """A video on its way: what is left of its frames, and its masks so far."""
 
     def __init__(self, video: Video, propagator: Propagator):
-        self.frames, self.given = (video.frames, given_masks(video)) if isinstance(video, Clip) else video
-        self.left = iter(self.frames)
+        if isinstance(video, Clip):
+            frames, self.given = video.frames, given_masks(video)
+        elif isinstance(video, tuple) and len(video) == 2 and isinstance(video[1], Mapping):
+            frames, self.given = video
+        else:
+            raise UserError(f"expected a Clip, or a pair (frames, position -> mask), found {type(video).__name__}")
+        self.left = iter(frames)
         self.propagator = propagator
         self.masks: list[np.ndarray] = []
 
     def masks_so_far(self) -> np.ndarray | UserError:
+        late = [t for t in self.given if t >= len(self.masks)]
+        if late and self.masks:
+            return UserError(f"a mask is given at frame {min(late)}, the video has {len(self.masks)} frames")
         return np.stack(self.masks) if self.masks else UserError("the video has no frame")
 
 
