@@ -332,9 +332,10 @@ def evaluate_interactively(options: Options) -> None:
     from vosforge.evaluation.methods import INTERACTIVE_BASELINES
 
     unused = [flag for flag in ("masks", "csv_file", "sheet", "submission", "worst", "meta") if getattr(options, flag)]
-    if unused or not options.model:
+    if unused or not options.model or options.settings != AS_SAVED:
         raise UserError(
-            "--protocol interactive plays --model, one or several; masks, sheets and zips do not go with it"
+            "--protocol interactive plays --model, one or several; masks, sheets, zips and flags of the memory and of "
+            "views do not go with it"
         )
     if options.json_file:
         check_writable(options.json_file.rpartition("/")[0] or ".")

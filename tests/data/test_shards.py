@@ -10,7 +10,7 @@ import pytest
 
 from vosforge.clip import Clip
 from vosforge.data.image_files import encode_frame
-from vosforge.data.shards import ShardSet, clip_table, finish, write_shard
+from vosforge.data.shards import SCHEMA_VERSION, ShardSet, clip_table, finish, write_shard
 from vosforge.errors import UserError
 
 PART = "part-00000.parquet"
@@ -148,7 +148,7 @@ def test_other_schema_version_is_refused_with_both_numbers(tmp_path, build_shard
     build_shards(tmp_path, [moving_squares("a", 1)])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
-    with pytest.raises(UserError, match=f"{tmp_path}: shards of schema 99, expected 1"):
+    with pytest.raises(UserError, match=f"{tmp_path}: shards of schema 99, expected {SCHEMA_VERSION}"):
         ShardSet(str(tmp_path))
 
 

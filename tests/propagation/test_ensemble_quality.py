@@ -35,7 +35,9 @@ def test_quality_is_the_mean_of_what_members_think_of_the_merged_masks(assessing
             now = dict(zip(ensemble.objects, scores(network, frame, answer).tolist(), strict=True))
             own.update({i: score for i, score in now.items() if i not in own})
             relative.append({i: now[i] / own[i] for i in now})
-        assert ensemble.quality == pytest.approx({i: (relative[0][i] + relative[1][i]) / 2 for i in relative[0]}, rel=1e-4)
+        assert ensemble.quality == pytest.approx(
+            {i: (relative[0][i] + relative[1][i]) / 2 for i in relative[0]}, rel=1e-4
+        )
         told.append((ensemble.quality, relative))
     assert told[0][0] == {3: 1.0}
     assert told[1][0][6] == 1.0

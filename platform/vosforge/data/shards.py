@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,9 @@ from vosforge.data.image_files import (
 from vosforge.errors import UserError
 from vosforge.storage import exists, filesystem, join, read_bytes, sha256, write_bytes
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+EXTRAS = ("flow", "depth", "amodal")
+"""What rendered video may carry beside frames and masks, encoded; null elsewhere."""
 SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
@@ -47,6 +49,8 @@ SCHEMA = pa.schema(
         ("boxes", pa.list_(pa.int16())),
         ("source", pa.string()),
         ("licence", pa.string()),
+        *[(name, pa.binary()) for name in EXTRAS],
+        ("visible", pa.list_(pa.float32())),
     ]
 )
 INDEX_SCHEMA = pa.schema(
@@ -64,8 +68,8 @@ INDEX_SCHEMA = pa.schema(
         ("annotated", pa.list_(pa.bool_())),
     ]
 )
-_COMPRESSION = {name: "none" if name in ("image", "mask") else "zstd" for name in SCHEMA.names}
-for _column in ("objects", "areas", "boxes"):
+_COMPRESSION = {name: "none" if name in ("image", "mask", *EXTRAS) else "zstd" for name in SCHEMA.names}
+for _column in ("objects", "areas", "boxes", "visible"):
     _COMPRESSION[f"{_column}.list.element"] = _COMPRESSION.pop(_column)
 # One row a group: a clip of three frames reads three rows, for about 1 % of size.
 _ROWS_PER_GROUP = 1
@@ -103,6 +107,7 @@ def clip_table(
     licence: str = "",
     quality: int = JPEG_QUALITY,
     images: list[bytes] | None = None,
+    extras: Mapping[str, Sequence[Any]] | None = None,
 ) -> pa.Table:
     """Encode a clip into rows of the schema, JPEG frames and palette PNG masks.
 
@@ -111,6 +116,8 @@ def clip_table(
         dataset, source, licence: where it comes from.
         quality: of the JPEGs.
         images: the frames' encoded bytes, to keep as they are instead of encoding anew.
+        extras: further columns, T values each: `EXTRAS` as bytes, and "visible", for each of a frame's objects the
+            share of it that is seen.
     """
     rows = []
     for t, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
@@ -130,6 +137,7 @@ def clip_table(
                 "boxes": boxes,
                 "source": source,
                 "licence": licence,
+                **{name: values[t] for name, values in (extras or {}).items()},
             }
         )
     return pa.Table.from_pylist(rows, schema=SCHEMA)
