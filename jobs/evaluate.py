@@ -156,6 +156,11 @@ def check(options: Options) -> None:
         raise UserError("--submission: expected one --truth and one --model or --masks, found more")
     if options.fps not in (None, *RATES):
         raise UserError(f"--fps: expected 6 or 30, found {options.fps}")
+    check_outputs(options)
+
+
+def check_outputs(options: Options) -> None:
+    """Refuse what cannot be written, and a share that is none."""
     if not 0 <= options.max_bad <= 1:
         raise UserError(f"--max-bad: expected a share from 0 to 1, found {options.max_bad}")
     for path in (options.json_file, options.csv_file, options.sheet, options.submission):
@@ -182,6 +187,9 @@ def load_models(options: Options) -> Models:
     from vosforge.tracking import default_store
 
     loaded = {name: load_model(uri, default_store()) for name, uri in named(options.model).items()}
+    for model in loaded.values():
+        # What does not suit the networks is refused before any video is read.
+        model.start(options.device, options.settings)
     return {
         name: lambda clip, model=model: segment_assessed(
             model.start(options.device, options.settings), clip, options.short_side
@@ -337,30 +345,26 @@ def evaluate_interactively(options: Options) -> None:
             "--protocol interactive plays --model, one or several; masks, sheets, zips and flags of the memory and of "
             "views do not go with it"
         )
-    if options.json_file:
-        check_writable(options.json_file.rpartition("/")[0] or ".")
+    check_outputs(options)
     sessions = load_sessions(options) | (INTERACTIVE_BASELINES if options.baselines else {})
     rules = Rules(interactions=options.interactions)
     rows, sets = [], {}
     for uri in options.truth:
         truth = Truth(uri, options.split, options.limit, options.frames)
+        called = truth.name if truth.name not in sets else uri
         own = Path(uri) / "Scribbles"
         folder = options.scribbles or (own if own.is_dir() else None)
         scribbles = find_scribbles(folder) if folder else None
         results = {}
         for name, session in sessions.items():
-            with console.Progress(len(truth), f"{name} on {truth.name}", "videos") as progress:
+            with console.Progress(len(truth), f"{name} on {called}", "videos") as progress:
                 result = evaluate_interactive(session, truth.clips(), scribbles, rules, on_video=progress.update)
             results[name] = result
-            rows.append({"set": truth.name, "method": name, "AUC": result["auc"], "J&F@60s": result["at"], **result})
-        reasons = dict.fromkeys(reason for result in results.values() for reason in result["skipped"])
-        skipped = [
-            {"video": name, "reason": reason}
-            for name in truth.names
-            for reason in reasons
-            if reason.startswith(f"video {name}: ")
-        ]
-        sets[truth.name] = Evaluated(truth, results, skipped, None, list(results))
+            rows.append({"set": called, "method": name, "AUC": result["auc"], "J&F@60s": result["at"], **result})
+        reasons = [reason for result in results.values() for reason in result["skipped"]]
+        first = {name: next((r for r in reasons if r.startswith(f"video {name}: ")), None) for name in truth.names}
+        skipped = [{"video": name, "reason": reason} for name, reason in first.items() if reason]
+        sets[called] = Evaluated(truth, results, skipped, None, list(results))
     print(reports.table(rows, ["set", "method", "AUC", "J&F@60s", "objects", "videos"]))
     write_files(options, sets)
     judge(options, sets)

@@ -93,13 +93,14 @@ def segment_one(options: Options) -> None:
 
 def segment_many(options: Options, videos: list[VideoFiles]) -> None:
     """All videos that are not segmented yet, on Ray Data."""
-    settings = {"model": options.model, "overlay": options.overlay, "short_side": options.short_side}
-    claim(options.out / "settings.json", settings | asdict(options.settings), f"{options.out}")
     todo = [files for files in videos if not (options.out / files.name).exists()]
     if len(todo) < len(videos):
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are segmented already")
     if todo:
         _start(load_model(options.model, default_store()), options)
+    settings = {"model": options.model, "overlay": options.overlay, "short_side": options.short_side}
+    claim(options.out / "settings.json", settings | asdict(options.settings), f"{options.out}")
+    if todo:
         cluster.connect(options.verbose)
     skipped: dict[str, str] = {}
     lengths = [_length(files.video) for files in todo]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -26,9 +27,9 @@ class Propagator(Segmenter):
     """Segments a video with one memory network.
 
     Args:
-        network: in evaluation mode or not; it is put there. Its parts say which frames are remembered. Where it
-            assesses its masks, only good ones stay in memory, and the mask that enhances the next query is the
-            previous one or, if that is poor, the one given (QPM, 2.2 and 2.3).
+        network: moved to the device and into evaluation mode; copied where another precision is asked for. Its parts
+            say which frames are remembered. Where it assesses its masks, only good ones stay in memory, and the mask
+            that enhances the next query is the previous one or, if that is poor, the one given (QPM, 2.2 and 2.3).
         memory_every: every N-th frame stays in memory, beside the first and the previous one.
         budget: of the memory: a number of frames for objects that entered together, or bytes for all, as "512MiB" or
             "2GB"; None keeps all, as the papers do. When it is exceeded a frame goes by the rule of `eviction`;
@@ -66,6 +67,9 @@ class Propagator(Segmenter):
         self._autocast = _DTYPES[precision]
         self._settings = (memory_every, budget, precision, device, eviction, channels_last)
         self._format = torch.channels_last if channels_last else torch.preserve_format
+        if next(network.parameters()).dtype != self.dtype:
+            # Others may run the same network as it is.
+            network = copy.deepcopy(network)
         self.network = network.to(self.device, self.dtype, memory_format=self._format).eval()
         self.memory_every = memory_every
         self.eviction = eviction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class _Run:
     def __init__(self, video: Video, propagator: Propagator):
         if isinstance(video, Clip):
             frames, self.given = video.frames, given_masks(video)
-        elif isinstance(video, tuple) and len(video) == 2 and isinstance(video[1], Mapping):
+        elif _is_pair(video):
             frames, self.given = video
         else:
             raise UserError(f"expected a Clip, or a pair (frames, position -> mask), found {type(video).__name__}")
@@ -84,6 +85,13 @@ class _Run:
         if late and self.masks:
             return UserError(f"a mask is given at frame {min(late)}, the video has {len(self.masks)} frames")
         return np.stack(self.masks) if self.masks else UserError("the video has no frame")
+
+
+def _is_pair(video: Any) -> bool:
+    """Whether it is frames and masks by position, from 0."""
+    if not isinstance(video, tuple) or len(video) != 2 or not isinstance(video[0], Iterable):
+        return False
+    return isinstance(video[1], Mapping) and all(isinstance(t, Integral) and t >= 0 for t in video[1])
 
 
 def _advance(running: dict[int, _Run], shared: Propagator) -> dict[int, np.ndarray | UserError]:
