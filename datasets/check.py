@@ -17,9 +17,12 @@ import numpy as np
 import tyro
 
 from vosforge import pictures
-from vosforge.data.shards import ShardSet
+from vosforge.data.shards import ShardSet, Video
 from vosforge.errors import UserError
 from vosforge.storage import join, sha256
+
+# Values of a statistic that are printed.
+_VALUES = 12
 
 
 def main(
@@ -45,8 +48,8 @@ def main(
     totals, videos = shards.manifest["totals"], shards.videos
     print(f"{uri}: kind {shards.kind}, {shards.manifest['generator']}, digest {shards.digest[:16]}")
     print("  " + ", ".join(f"{totals[name]:,} {name}" for name in ("videos", "frames", "objects", "bytes")))
-    print(f"  objects a video: {dict(sorted(Counter(len(video.objects) for video in videos).items()))}")
-    print(f"  sizes: {dict(Counter(f'{v.size[0]}x{v.size[1]}' for v in videos).most_common(5))}")
+    for label, counted in statistics(videos).items():
+        print(f"  {label}: {counted}")
     for entry in shards.manifest["rejected"]:
         print(f"  rejected {entry['video']}: {entry['reason']}")
     if sheet is not None:
@@ -57,7 +60,29 @@ def main(
         _verify(uri, shards)
 
 
-def _row(shards: ShardSet, video, columns: int) -> tuple[str, list[np.ndarray]]:
+def statistics(videos: list[Video]) -> dict[str, str]:
+    """What a person asks first, from the index alone."""
+    per_frame: Counter[int] = Counter()
+    for video in videos:
+        per_frame.update((video.areas[video.annotated] > 0).sum(axis=1).tolist())
+    told = {
+        "objects a video": Counter(len(video.objects) for video in videos),
+        "objects a frame": per_frame,
+        "sizes": Counter(f"{video.size[0]}x{video.size[1]}" for video in videos),
+        "licences": Counter(video.licence or "not stated" for video in videos),
+    }
+    return {label: _counted(counts) for label, counts in told.items()}
+
+
+def _counted(counts: Counter) -> str:
+    """The most frequent values; whole numbers in their order."""
+    most = counts.most_common(_VALUES)
+    numbers = all(isinstance(value, int) for value, _ in most)
+    listed = ", ".join(f"{value} ({count:,})" for value, count in (sorted(most) if numbers else most))
+    return listed + (f", and {len(counts) - _VALUES} more" if len(counts) > _VALUES else "")
+
+
+def _row(shards: ShardSet, video: Video, columns: int) -> tuple[str, list[np.ndarray]]:
     frames = np.linspace(0, video.frames - 1, min(columns, video.frames)).astype(int)
     clip = shards.read(video, [int(t) for t in frames])
     tinted = [pictures.overlay(frame, mask) for frame, mask in zip(clip.frames, clip.masks, strict=True)]

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,9 @@ from vosforge.errors import UserError
 
 Result = TypeVar("Result")
 _ATTEMPTS = 4
+_MOST_OPEN = 64
+# Bytes that are cheaper to read than to ask for what lies behind them in another request.
+_GAP = 16_384
 
 
 def filesystem(uri: str | Path) -> tuple[pa.fs.FileSystem, str]:
@@ -32,6 +35,11 @@ def filesystem(uri: str | Path) -> tuple[pa.fs.FileSystem, str]:
     text = str(uri)
     if "://" not in text:
         return pa.fs.LocalFileSystem(), os.path.abspath(text)
+    if text.startswith("s3://"):
+        # Imported for S3 alone, that local data can be read without boto3.
+        from vosforge import s3
+
+        return s3.file_system(), "/".join(s3.split(text)).rstrip("/")
     try:
         return pa.fs.FileSystem.from_uri(text)
     except (pa.ArrowInvalid, NotImplementedError) as error:
@@ -149,6 +157,87 @@ def _differing(before: Any, wanted: Any, path: str = "") -> list[str]:
     keys = list(dict.fromkeys([*before, *wanted]))
     prefix = f"{path}." if path else ""
     return [name for key in keys for name in _differing(before.get(key), wanted.get(key), f"{prefix}{key}")]
+
+
+def download_file(uri: str | Path, target: Path) -> Path:
+    """A local file of that content: the file itself where it is local, else a copy at `target`."""
+    if is_local(uri):
+        return local_path(uri)
+    fs, path = filesystem(uri)
+    _retried(lambda: pa.fs.copy_files(path, str(target.absolute()), fs, pa.fs.LocalFileSystem()))
+    return target
+
+
+class RangeReader:
+    """Reads byte ranges of files, of which it keeps few open; ranges that lie near each other are read as one.
+
+    Attributes:
+        bytes_read, requests: what was read so far, and in how many pieces.
+    """
+
+    def __init__(self) -> None:
+        self.bytes_read = self.requests = 0
+        self._open: dict[str, pa.NativeFile] = {}
+
+    def read(self, uri: str, ranges: Sequence[Sequence[int]], size: int | None = None) -> list[bytes]:
+        """The bytes of each range `(first, length)`, in the order given; empty for those of length 0.
+
+        Args:
+            uri: of the file.
+            ranges: in bytes.
+            size: that the file should have.
+
+        Raises:
+            OSError: when it is missing, or cannot be read after some tries.
+            EOFError: when it has another size, or ends before a range does.
+        """
+        found = [b""] * len(ranges)
+        for run in _runs(ranges):
+            first = ranges[run[0]][0]
+            last = max(ranges[i][0] + ranges[i][1] for i in run)
+            data = _retried(lambda first=first, last=last: self._piece(uri, first, last - first, size))
+            for i in run:
+                start, length = ranges[i]
+                found[i] = data[start - first : start - first + length]
+        return found
+
+    def _piece(self, uri: str, first: int, length: int, size: int | None) -> bytes:
+        try:
+            data = self._file(uri, size).read_at(length, first)
+        except OSError:
+            self._open.pop(uri, None)
+            raise
+        self.bytes_read += len(data)
+        self.requests += 1
+        if len(data) < length:
+            raise EOFError(f"expected {length} bytes at {first}, found {len(data)}")
+        return data
+
+    def _file(self, uri: str, size: int | None) -> pa.NativeFile:
+        if uri not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                self._open.pop(next(iter(self._open)))
+            fs, path = filesystem(uri)
+            file = fs.open_input_file(path)
+            if size is not None and file.size() != size:
+                raise EOFError(f"expected {size} bytes, found {file.size()}")
+            self._open[uri] = file
+        return self._open[uri]
+
+
+def _runs(ranges: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Positions of ranges that are worth reading as one, by their place in the file."""
+    order = sorted((i for i in range(len(ranges)) if ranges[i][1]), key=lambda i: ranges[i][0])
+    run, end = [], 0
+    for i in order:
+        start, length = ranges[i]
+        if run and start - end > _GAP:
+            yield run
+            run = []
+        run.append(i)
+        end = max(end, start + length) if len(run) > 1 else start + length
+    if run:
+        yield run
 
 
 def delete(uri: str | Path) -> None:

@@ -98,7 +98,7 @@ def test_masks_of_shards_are_those_that_come_with_the_frames(clips, build_shards
 def test_masks_of_shards_are_read_where_images_are_destroyed(clips, build_shards, tmp_path):
     shards = without_images(build_shards(tmp_path, clips))
     for video, clip in zip(shards.videos, clips, strict=True):
-        with pytest.raises(UserError, match=f"part-00000.parquet:{clip.name}: the shard cannot be read"):
+        with pytest.raises(UserError, match=f"part-00000.parquet:{clip.name}/{clip.frame_ids[0]}: expected a JPEG"):
             shards.read(video)
         found = shards.read_masks(video)
         assert all((mask == clip.masks[t]).all() for t, mask in enumerate(found.values()) if mask is not None)

@@ -13,7 +13,7 @@ import pytest
 
 from vosforge.clip import Clip
 from vosforge.data.factory import build
-from vosforge.data.shards import ShardSet, clip_table
+from vosforge.data.shards import ShardSet, clip_table, describe_shard, index_name, write_index
 from vosforge.errors import UserError
 
 
@@ -68,6 +68,32 @@ def test_build_that_stopped_makes_only_what_is_missing(tmp_path):
     built(tmp_path)
     assert hashes(tmp_path) == before
     assert kept[0].stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_truncated_file_of_a_stopped_build_is_made_again(tmp_path, indexed):
+    built(tmp_path)
+    before = hashes(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    part = sorted(tmp_path.glob("part-*"))[1]
+    if indexed:
+        write_index(describe_shard(part), str(tmp_path / index_name(part.name)))
+    part.write_bytes(part.read_bytes()[:-100])
+    built(tmp_path)
+    assert hashes(tmp_path) == before
+
+
+def test_file_whose_bytes_changed_is_made_again(tmp_path):
+    built(tmp_path)
+    before = hashes(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    part = sorted(tmp_path.glob("part-*"))[2]
+    write_index(describe_shard(part), str(tmp_path / index_name(part.name)))
+    data = bytearray(part.read_bytes())
+    data[500] ^= 255
+    part.write_bytes(data)
+    built(tmp_path)
+    assert hashes(tmp_path) == before
 
 
 def test_finished_build_is_reused_and_another_recipe_refused(tmp_path):

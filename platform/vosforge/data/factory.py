@@ -1,8 +1,9 @@
 """The data factory: builds a directory of shards in parallel on Ray Data.
 
 A row of the Ray dataset is the *plan* of a shard; the task that receives it makes the videos, writes the file aside,
-moves it into place and returns its name. So files are complete or absent, nothing large passes through Ray, and a
-build that died goes on with the files that are missing.
+moves it into place and then, beside it, its part of the index. So files are complete or absent, nothing large passes
+through Ray, and a build that died goes on with the files that are missing: those that are there are compared with the
+hash in their index.
 """
 
 from __future__ import annotations
@@ -18,10 +19,22 @@ from typing import Any, TypeVar
 import cv2
 import pyarrow as pa
 
-from vosforge.data.shards import finish, write_shard
+from vosforge.data.shards import describe_shard, finish, index_name, read_index, write_index, write_shard
 from vosforge.data.streams import run_tasks
 from vosforge.errors import UserError
-from vosforge.storage import check_space, check_writable, delete, exists, join, list_names, read_bytes, upload_file
+from vosforge.s3 import abort_unfinished_uploads
+from vosforge.storage import (
+    check_space,
+    check_writable,
+    delete,
+    download_file,
+    exists,
+    join,
+    list_names,
+    read_bytes,
+    sha256,
+    upload_file,
+)
 
 Item = TypeVar("Item")
 _SMALLEST_DISK = 200_000_000
@@ -68,6 +81,7 @@ def build(
         return finished
     check_writable(uri)
     check_space(uri, _SMALLEST_DISK)
+    abort_unfinished_uploads(uri)
     digest = hashlib.sha256(json.dumps([kind, recipe, len(items), per_file], sort_keys=True).encode()).hexdigest()[:8]
     groups = [items[i : i + per_file] for i in range(0, len(items), per_file)]
     names = [f"part-{digest}-{i:05d}.parquet" for i in range(len(groups))]
@@ -77,23 +91,23 @@ def build(
         raise UserError(
             f"{uri}: holds files of another unfinished build ({foreign[0]}); delete them or choose another --out"
         )
-    todo = [(name, group) for name, group in zip(names, groups, strict=True) if name not in there]
-    done = len(names) - len(todo)
+    todo = [(name, group) for name, group in zip(names, groups, strict=True)]
+    done, rejected = 0, []
     on_progress(done)
-    for _ in run_tasks(len(todo), partial(_write, uri, todo, make), workers) if todo else ():
+    for row in run_tasks(len(todo), partial(_write, uri, todo, make, there), workers):
         done += 1
         on_progress(done)
-    manifest = finish(uri, kind, recipe, names)
-    _check_rejects(uri, manifest, len(items), max_rejects)
-    return manifest
+        rejected += json.loads(row["rejected"])
+        _check_rejects(uri, rejected, len(items), max_rejects)
+    return finish(uri, kind, recipe, names)
 
 
-def _check_rejects(uri: str, manifest: dict[str, Any], items: int, most: float) -> None:
-    """Take a build back, and say why, when too much of its input was unusable. One bad video never is."""
-    rejected = manifest["rejected"]
+def _check_rejects(uri: str, rejected: list[dict[str, str]], items: int, most: float) -> None:
+    """Take a build back, and say why, when too much of its input is unusable. One bad video never is too much."""
     if len(rejected) > max(1, most * items) or len(rejected) == items:
-        for name in ("manifest.json", "videos.parquet", *(file["path"] for file in manifest["files"])):
-            delete(join(uri, name))
+        for name in list_names(uri):
+            if name.startswith(("part-", "index-")):
+                delete(join(uri, name))
         first = rejected[0]
         raise UserError(
             f"{uri}: {len(rejected)} of {items} videos rejected, more than the allowed {most:.0%}, and nothing kept; "
@@ -117,10 +131,16 @@ def _finished(uri: str, recipe: dict[str, Any]) -> dict[str, Any] | None:
     return manifest
 
 
-def _write(uri: str, todo: list[tuple[str, list[Any]]], make: Callable[[Any], pa.Table], number: int) -> dict[str, Any]:
-    """Make and write one file of the plan."""
+def _write(
+    uri: str, todo: list[tuple[str, list[Any]]], make: Callable[[Any], pa.Table], there: set[str], number: int
+) -> dict[str, Any]:
+    """Make and write one file of the plan, unless it is there and whole."""
     cv2.setNumThreads(1)
     name, items = todo[number]
+    if name in there:
+        kept = _kept(uri, name, index_name(name) in there)
+        if kept is not None:
+            return {"rejected": json.dumps(kept)}
     rejected: list[dict[str, str]] = []
 
     def tables() -> Iterator[pa.Table]:
@@ -134,4 +154,18 @@ def _write(uri: str, todo: list[tuple[str, list[Any]]], make: Callable[[Any], pa
         local = Path(folder) / name
         write_shard(tables(), rejected, local)
         upload_file(local, join(uri, name))
-    return {"name": name}
+        write_index(describe_shard(local), join(uri, index_name(name)))
+    return {"rejected": json.dumps(rejected)}
+
+
+def _kept(uri: str, name: str, indexed: bool) -> list[dict[str, str]] | None:
+    """The rejected inputs of a file that is there; None when it is not whole."""
+    index = join(uri, index_name(name))
+    try:
+        if not indexed:
+            with tempfile.TemporaryDirectory() as folder:
+                write_index(describe_shard(download_file(join(uri, name), Path(folder) / name)), index)
+        _, file, rejected = read_index(index)
+    except (UserError, OSError, pa.ArrowException):
+        return None
+    return rejected if sha256(join(uri, name)) == file["sha256"] else None
