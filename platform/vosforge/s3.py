@@ -14,8 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from vosforge.errors import UserError
 
-_HOURS = 24
-_ATTEMPTS = 8
+_ATTEMPTS = 4
 # Temporary credentials are asked for again after a while.
 _SECONDS = 600
 
@@ -63,13 +62,14 @@ def _file_system(period: int, variables: tuple[tuple[str, str], ...]) -> pyarrow
     )
 
 
-def abort_unfinished_uploads(uri: str) -> int:
-    """Delete what killed writers left of files in parts, where it is a day old; nothing for local paths.
+def abort_unfinished_uploads(uri: str, hours: float = 24) -> int:
+    """Delete what killed writers left of files in parts; nothing for local paths.
 
     Such parts are invisible and are paid for.
 
     Args:
         uri: directory.
+        hours: uploads begun later than that are left: they may be under way.
 
     Returns:
         How many uploads were aborted.
@@ -77,7 +77,7 @@ def abort_unfinished_uploads(uri: str) -> int:
     if not uri.startswith("s3://"):
         return 0
     bucket, key = split(uri)
-    oldest = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=_HOURS)
+    oldest = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=hours)
     s3 = client()
     aborted = 0
     try:

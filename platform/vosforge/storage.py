@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,14 +70,14 @@ def local_path(uri: str | Path) -> Path:
 def exists(uri: str | Path) -> bool:
     """Whether there is a file or directory at the URI."""
     fs, path = filesystem(uri)
-    return _retried(lambda: fs.get_file_info(path)).type != pa.fs.FileType.NotFound
+    return _retried(lambda: fs.get_file_info(path), uri).type != pa.fs.FileType.NotFound
 
 
 def list_names(uri: str | Path) -> list[str]:
     """Names of what lies directly under a directory, sorted; empty when it does not exist."""
     fs, path = filesystem(uri)
     selector = pa.fs.FileSelector(path, allow_not_found=True)
-    return sorted(info.base_name for info in _retried(lambda: fs.get_file_info(selector)))
+    return sorted(info.base_name for info in _retried(lambda: fs.get_file_info(selector), uri))
 
 
 def read_bytes(uri: str | Path) -> bytes:
@@ -92,7 +93,7 @@ def read_bytes(uri: str | Path) -> bytes:
             return stream.read()
 
     try:
-        return _retried(read)
+        return _retried(read, uri)
     except FileNotFoundError as error:
         raise UserError(f"{uri}: no such file") from error
 
@@ -109,7 +110,7 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
         with fs.open_output_stream(path) as stream:
             stream.write(data)
 
-    _retried(write)
+    _retried(write, uri)
 
 
 def upload_file(source: str | Path, uri: str | Path) -> None:
@@ -119,7 +120,7 @@ def upload_file(source: str | Path, uri: str | Path) -> None:
             shutil.copyfile(source, aside)
         return
     fs, path = filesystem(uri)
-    _retried(lambda: pa.fs.copy_files(str(Path(source).absolute()), path, pa.fs.LocalFileSystem(), fs))
+    _retried(lambda: pa.fs.copy_files(str(Path(source).absolute()), path, pa.fs.LocalFileSystem(), fs), uri)
 
 
 def claim(uri: str | Path, content: dict[str, Any], what: str) -> None:
@@ -164,7 +165,7 @@ def download_file(uri: str | Path, target: Path) -> Path:
     if is_local(uri):
         return local_path(uri)
     fs, path = filesystem(uri)
-    _retried(lambda: pa.fs.copy_files(path, str(target.absolute()), fs, pa.fs.LocalFileSystem()))
+    _retried(lambda: pa.fs.copy_files(path, str(target.absolute()), fs, pa.fs.LocalFileSystem()), uri)
     return target
 
 
@@ -188,14 +189,15 @@ class RangeReader:
             size: that the file should have.
 
         Raises:
-            OSError: when it is missing, or cannot be read after some tries.
+            OSError: when it is missing.
+            UserError: when it cannot be read after some tries.
             EOFError: when it has another size, or ends before a range does.
         """
         found = [b""] * len(ranges)
         for run in _runs(ranges):
             first = ranges[run[0]][0]
             last = max(ranges[i][0] + ranges[i][1] for i in run)
-            data = _retried(lambda first=first, last=last: self._piece(uri, first, last - first, size))
+            data = _retried(partial(self._piece, uri, first, last - first, size), uri)
             for i in run:
                 start, length = ranges[i]
                 found[i] = data[start - first : start - first + length]
@@ -241,19 +243,28 @@ def _runs(ranges: Sequence[Sequence[int]]) -> Iterator[list[int]]:
 
 
 def delete(uri: str | Path) -> None:
-    """Delete one file."""
+    """Delete one file, if it is there."""
     fs, path = filesystem(uri)
-    fs.delete_file(path)
+
+    def remove() -> None:
+        with contextlib.suppress(FileNotFoundError):
+            fs.delete_file(path)
+
+    _retried(remove, uri)
 
 
 def sha256(uri: str | Path) -> str:
     """Hex digest of a file's bytes."""
-    digest = hashlib.sha256()
     fs, path = filesystem(uri)
-    with fs.open_input_stream(path) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+
+    def read() -> str:
+        digest = hashlib.sha256()
+        with fs.open_input_stream(path) as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    return _retried(read, uri)
 
 
 @contextlib.contextmanager
@@ -319,19 +330,24 @@ def check_writable(uri: str | Path) -> None:
     try:
         write_bytes(probe, b"")
         delete(probe)
-    except OSError as error:
+    except (OSError, UserError) as error:
         raise UserError(f"{uri}: cannot be written ({error}); choose another place") from error
 
 
-def _retried(action: Callable[[], Result]) -> Result:
-    """Run a storage action; transient errors are tried again with growing pauses."""
+def _retried(action: Callable[[], Result], uri: str | Path) -> Result:
+    """Run a storage action; transient errors are tried again with growing pauses.
+
+    Raises:
+        UserError: naming the place, when it still fails; what says that a file is not there is raised as it is.
+    """
     for attempt in range(_ATTEMPTS):
         try:
             return action()
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError):
             raise
-        except OSError:
+        except OSError as error:
             if attempt == _ATTEMPTS - 1:
-                raise
+                told = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"{uri}: the storage fails after {_ATTEMPTS} tries ({told})") from error
             time.sleep(0.2 * 2**attempt)
     raise AssertionError("unreachable")
