@@ -21,9 +21,10 @@ from vosforge.training.batches import Batch, make_batch
 from vosforge.training.checkpoints import Position, load_checkpoint
 from vosforge.training.clip_order import stage_sampler
 from vosforge.training.curricula import Stage
-from vosforge.training.loop import Diverged, fit_locally, make_optimizer, train_step
+from vosforge.training.loop import fit_locally
 from vosforge.training.losses import cross_entropy, quality_loss
 from vosforge.training.plan import claim_run
+from vosforge.training.steps import Diverged, Execution, Optimization
 
 
 class Stopped(Exception):
@@ -185,15 +186,15 @@ def test_steps_of_a_network_that_assesses_lower_both_losses(quality):
     torch.manual_seed(0)
     network = build("qpm", "nano", quality=quality).train()
     stage = stage_of("qpm", steps=8, learning_rate=5e-4, warm_up=0, power=0.0)
-    optimizer = make_optimizer(stage, network)
+    optimization = Optimization(stage, network, Execution(), "cpu")
     batch = make_batch([moving_boxes(0), moving_boxes(1, objects=1)])
     before = losses(network, batch)
-    first, _ = train_step(network, network, optimizer, batch, stage, 0)
+    first, _ = optimization.step(network, batch, 0, [[0], [1]])
     # Scores are worth as much as pixels (QPM, 3.1).
     assert first == pytest.approx(sum(before), rel=1e-4)
     # Not many steps: soon masks improve faster than a head can follow that has learnt how poor they were.
     for step in range(1, 8):
-        train_step(network, network, optimizer, batch, stage, step)
+        optimization.step(network, batch, step, [[0], [1]])
     after = losses(network, batch)
     assert after[0] < before[0] / 2
     assert after[1] < before[1] / 2
@@ -232,10 +233,10 @@ def test_curriculum_teaches_scores_that_tell_true_masks_from_corrupted_ones(buil
     sampler = stage_sampler(stage, [build_shards(tmp_path, photographs(128), kind="images")], seed=0)
     torch.manual_seed(0)
     network = build("qpm", "nano").train()
-    optimizer = make_optimizer(stage, network)
+    optimization = Optimization(stage, network, Execution(), "cpu")
     for step in range(80):
         clips = [sampler.clip(stage.batch * step + i) for i in range(stage.batch)]
-        train_step(network, network, optimizer, make_batch(clips), stage, step)
+        optimization.step(network, make_batch(clips), step, [[i] for i in range(stage.batch)])
     scores = assessed(network, [sampler.clip(10**6 + i) for i in range(16)])
     true, eroded, empty = scores.values()
     assert len(true) > 20

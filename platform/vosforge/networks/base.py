@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -175,6 +175,7 @@ class MemoryNetwork(nn.Module, ABC):
         first_masks: torch.Tensor,
         valid: torch.Tensor | None = None,
         scribbles: torch.Tensor | None = None,
+        spoil: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
     ) -> Prediction:
         """Segment a clip from its first masks, with gradients through the memory.
 
@@ -187,6 +188,8 @@ class MemoryNetwork(nn.Module, ABC):
             first_masks: `(B, K, H, W)` in [0, 1], the objects of frame 0.
             valid: `(B, K)` bool, which slots hold an object; all by default.
             scribbles: `(B, K, 2, H, W)` on frame 0, for networks that take them.
+            spoil: what a frame's estimate `(B, K, H, W)` and position become before it is memorised and serves as the
+                previous mask (SKN, section 3); predictions stay as they are.
 
         Raises:
             UserError: for tensors of another form, naming what was expected and found.
@@ -222,6 +225,7 @@ class MemoryNetwork(nn.Module, ABC):
             predictions.append(logits)
             masks = logits.softmax(dim=1)[:, 1:]
             scores.append(self.assess(frames[:, t], masks.detach()))
+            masks = masks if spoil is None else spoil(masks, t)
         assessed = None if scores[0] is None else torch.stack(scores[1:], dim=1)
         return Prediction(crop_to(torch.stack(predictions, dim=1), size), assessed)
 

@@ -35,6 +35,12 @@ class Batch:
             )
         )
 
+    def pieces(self, count: int) -> list[Batch]:
+        """The batch in equal parts, in order."""
+        size = len(self.frames) // count
+        tensors = (self.frames, self.masks, self.first_masks, self.valid)
+        return [Batch(*(tensor[n * size : (n + 1) * size] for tensor in tensors)) for n in range(count)]
+
 
 def make_batch(clips: list[Clip]) -> Batch:
     """Collate clips whose objects are numbered 1..K; clips of fewer objects leave planes empty."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,16 +30,16 @@ class Position:
 
 
 def save_checkpoint(
-    folder: Path, network: MemoryNetwork, optimizer: torch.optim.Optimizer, position: Position, digest: str
+    folder: Path, network: MemoryNetwork, state: dict[str, Any], position: Position, digest: str
 ) -> None:
-    """Write weights, optimiser state and position into an empty folder."""
+    """Write weights, the state of optimisation and position into an empty folder."""
     networks.save(network, folder / NETWORK_FILE)
-    torch.save(optimizer.state_dict(), folder / _OPTIMIZER_FILE)
+    torch.save(state, folder / _OPTIMIZER_FILE)
     (folder / _POSITION_FILE).write_text(json.dumps({**asdict(position), "plan": digest}))
 
 
-def load_checkpoint(folder: Path, network: MemoryNetwork, digest: str) -> tuple[Position, dict]:
-    """Restore the network's weights; return the position and the optimiser's state.
+def load_checkpoint(folder: Path, network: MemoryNetwork, digest: str) -> tuple[Position, dict[str, Any]]:
+    """Restore the network's weights; return the position and the state of optimisation.
 
     Raises:
         UserError: when the checkpoint belongs to another plan or its files are missing.

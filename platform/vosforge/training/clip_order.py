@@ -10,7 +10,7 @@ from vosforge.clip import Clip
 from vosforge.data.sampling import ClipSampler
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
-from vosforge.training.curricula import Stage
+from vosforge.training.stages import Stage
 
 
 def stage_sampler(stage: Stage, sets: list[ShardSet], seed: int) -> ClipSampler:

@@ -3,54 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from vosforge.data.pseudo_video import PseudoVideoRecipe
 from vosforge.data.sampling import SamplingRecipe
 from vosforge.errors import UserError
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a curriculum.
-
-    Attributes:
-        name: "images", "bl30k" or "videos".
-        kinds: kinds of shard sets that it learns from; at least one set of them is needed.
-        also: further kinds that are mixed in where they are given, so that earlier stages are not forgotten.
-        steps: optimiser steps.
-        batch: *global* batch in clips, over all workers.
-        sampling: how clips are cut.
-        learning_rate: at the start of the stage, after `warm_up` steps.
-        power: of the polynomial decay to zero; 0 keeps the rate constant.
-        warm_up: steps of linear increase.
-        optimizer: "adam" or "adamw".
-        weight_decay: of the optimiser.
-        clip_norm: largest gradient norm; None does not clip.
-        hardest: share of hardest pixels that the cross-entropy averages over at the end; 1 is plain
-            cross-entropy, less is the bootstrapped loss, whose share falls linearly over the stage.
-    """
-
-    name: str
-    kinds: tuple[str, ...]
-    steps: int
-    batch: int
-    sampling: SamplingRecipe
-    learning_rate: float
-    power: float = 0.0
-    warm_up: int = 0
-    optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    hardest: float = 1.0
-    also: tuple[str, ...] = ()
-
-    def rate(self, step: int) -> float:
-        """Learning rate at a step, a pure function of it: nothing to save, nothing to restore."""
-        if step < self.warm_up:
-            return self.learning_rate * (step + 1) / self.warm_up
-        return self.learning_rate * (1 - step / self.steps) ** self.power
-
+from vosforge.training.stages import Stage
 
 KINDS = {"images": ("images", "pseudo_video"), "bl30k": ("bl30k",), "videos": ("videos",)}
 

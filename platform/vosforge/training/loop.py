@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,17 +22,12 @@ from vosforge.storage import is_local, write_aside
 from vosforge.training.batches import Batch, make_batch, mean_jaccard, one_object
 from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
 from vosforge.training.clip_order import check_clips, clip_numbers
-from vosforge.training.curricula import Stage
-from vosforge.training.losses import cross_entropy, quality_loss
 from vosforge.training.plan import TrainingPlan, claim_run
+from vosforge.training.steps import Execution, Optimization
 
 # Probe clips are numbered far beyond any clip that training reaches.
 _FIRST_PROBE_CLIP = 1 << 40
 Feed = Callable[[int, int], Iterator[list[Clip]]]
-
-
-class Diverged(UserError):
-    """The gradient is no longer finite; every worker sees it at the same step."""
 
 
 class Reporter(Protocol):
@@ -48,11 +42,12 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of a training run: its rank among `world`, and its device."""
+    """One process of a training run: its rank among `world`, its device, and how it computes."""
 
     rank: int = 0
     world: int = 1
     device: str | torch.device = "cpu"
+    execution: Execution = field(default_factory=Execution)
 
 
 def train(
@@ -82,17 +77,18 @@ def train(
         Diverged: at the first gradient that is not finite, naming the stage and step.
     """
     worker = worker or Worker()
-    position, optimizer_state = Position(), None
+    position, state = Position(), None
     if resume is not None:
-        position, optimizer_state = load_checkpoint(resume, network, plan.digest)
-    network.to(worker.device)
-    model = wrap(network)
+        position, state = load_checkpoint(resume, network, plan.digest)
+    layout = torch.channels_last if worker.execution.channels_last else torch.preserve_format
+    network.to(worker.device, memory_format=layout)
+    model = wrap(torch.compile(network) if worker.execution.compile else network)
     for index in range(position.stage, len(plan.stages)):
-        optimizer = make_optimizer(plan.stages[index], network)
-        if index == position.stage and position.step and optimizer_state is not None:
-            optimizer.load_state_dict(optimizer_state)
+        optimization = Optimization(plan.stages[index], network, worker.execution, worker.device)
         first = position.step if index == position.stage else 0
-        _train_stage(plan, index, first, model, network, optimizer, feed, reporter, worker)
+        if first and state is not None:
+            optimization.restore(state)
+        _train_stage(plan, index, first, model, optimization, feed, reporter, worker)
     return network
 
 
@@ -101,12 +97,12 @@ def _train_stage(
     index: int,
     first: int,
     model: nn.Module,
-    network: MemoryNetwork,
-    optimizer: torch.optim.Optimizer,
+    optimization: Optimization,
     feed: Feed,
     reporter: Reporter,
     worker: Worker,
 ) -> None:
+    network = optimization.network
     stage = plan.stages[index]
     before = sum(s.steps for s in plan.stages[:index])
     probe = _probe_batch(plan, index, worker) if worker.rank == 0 else None
@@ -123,7 +119,8 @@ def _train_stage(
         # Model randomness is keyed by the step, so a resumed run draws the same.
         torch.manual_seed((plan.seed << 32) + before + step)
         batch = make_batch(due).to(worker.device)
-        loss, jaccard = train_step(model, network, optimizer, batch, stage, step)
+        seeds = [[plan.seed, index, int(clip.name)] for clip in due]
+        loss, jaccard = optimization.step(model, batch, step, seeds)
         meter.add(waited, time.perf_counter() - started)
         metrics = {
             "stage": stage.name,
@@ -134,58 +131,18 @@ def _train_stage(
             **meter.rates(),
         }
         done = step + 1 == stage.steps
+        if done and optimization.average is not None:
+            network.load_state_dict(optimization.average.state_dict())
         if (before + step + 1) % plan.checkpoint_every == 0 or done:
             if probe is not None:
-                metrics["probe_J"] = _probe(network, probe)
+                metrics["probe_J"] = _probe(optimization.result, probe)
             reached = Position(index + 1, 0) if done else Position(index, step + 1)
-            write = partial(save_checkpoint, network=network, optimizer=optimizer, position=reached, digest=plan.digest)
+            write = partial(
+                save_checkpoint, network=network, state=optimization.state(), position=reached, digest=plan.digest
+            )
             reporter.checkpoint(metrics, f"step_{before + step + 1:08d}", write)
         if worker.rank == 0:
             reporter.log(metrics)
-
-
-def train_step(
-    model: nn.Module,
-    network: MemoryNetwork,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    stage: Stage,
-    step: int,
-) -> tuple[float, float]:
-    """One optimiser step.
-
-    Returns:
-        The loss, and the mean J of the step's own predictions.
-
-    Raises:
-        Diverged: when the gradient, which all workers share, is not finite; weights are then unchanged.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = stage.rate(step)
-    logits, scores = model(batch.frames, batch.first_masks, batch.valid)
-    share = 1 - (1 - stage.hardest) * step / max(stage.steps - 1, 1)
-    loss = cross_entropy(logits, batch.masks[:, 1:], share)
-    if scores is not None:
-        loss = loss + quality_loss(scores, logits, batch.masks[:, 1:], batch.valid)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), stage.clip_norm or math.inf)
-    if not torch.isfinite(norm):
-        raise Diverged(
-            f"stage {stage.name}, step {step}: the gradient is {float(norm)} (loss {float(loss.detach()):.3g}); "
-            f"lower the learning rate (now {stage.rate(step):.2g}) or set a clip norm"
-        )
-    optimizer.step()
-    return float(loss.detach()), mean_jaccard(logits.detach(), batch)
-
-
-def make_optimizer(stage: Stage, network: MemoryNetwork) -> torch.optim.Optimizer:
-    """The stage's optimiser over all parameters that are not frozen."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if stage.optimizer not in kinds:
-        raise UserError(f"stage {stage.name}: unknown optimizer {stage.optimizer!r}; valid: {', '.join(kinds)}")
-    return kinds[stage.optimizer](parameters, lr=stage.learning_rate, weight_decay=stage.weight_decay)
 
 
 def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None:
@@ -198,9 +155,10 @@ def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None
 
 @torch.inference_mode()
 def _probe(network: MemoryNetwork, probe: Batch) -> float:
+    learning = network.training
     network.eval()
     jaccard = mean_jaccard(network(probe.frames, probe.first_masks, probe.valid).logits, probe)
-    network.train()
+    network.train(learning)
     return jaccard
 
 
@@ -260,13 +218,19 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
-def fit_locally(plan: TrainingPlan, storage: str, on_progress: Callable[[dict[str, Any]], None]) -> Path:
+def fit_locally(
+    plan: TrainingPlan,
+    storage: str,
+    on_progress: Callable[[dict[str, Any]], None],
+    execution: Execution | None = None,
+) -> Path:
     """Train in this process, without Ray; a run that was stopped goes on from its last checkpoint.
 
     Args:
         plan: what to train.
         storage: local folder of runs.
         on_progress: hears every step's metrics.
+        execution: how steps are computed.
 
     Returns:
         The trained network's file.
@@ -282,7 +246,7 @@ def fit_locally(plan: TrainingPlan, storage: str, on_progress: Callable[[dict[st
         plan.build_network(),
         local_feed(plan, plan.samplers()),
         LocalReporter(folder, on_progress),
-        Worker(device=device),
+        Worker(device=device, execution=execution or Execution()),
         resume=found[-1] if found else None,
     )
     target = folder / NETWORK_FILE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -23,6 +25,59 @@ def cross_entropy(logits: torch.Tensor, masks: torch.Tensor, share: float = 1.0)
     if share < 1:
         losses = losses.topk(max(1, int(share * losses.shape[1])), dim=1).values
     return losses.mean()
+
+
+def binary_cross_entropy(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each object against all that is not it, averaged over pixels and objects (QPM, 3.1).
+
+    Args:
+        logits: `(B, T, K + 1, H, W)`, background first.
+        masks: `(B, T, H, W)` int64 in 0..K.
+        valid: `(B, K)` bool, which objects there are.
+
+    Returns:
+        A scalar, 0 where no object is.
+    """
+    total = logits.logsumexp(dim=2)
+    losses = []
+    for k in range(1, logits.shape[2]):
+        others = torch.cat([logits[:, :, :k], logits[:, :, k + 1 :]], dim=2).logsumexp(dim=2)
+        losses.append((total - torch.where(masks == k, logits[:, :, k], others)).mean(dim=(1, 2, 3)))
+    return _over_objects(torch.stack(losses, dim=1), valid)
+
+
+def soft_jaccard(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """One minus the overlap over the union of probable and true pixels, mean over objects and frames (CFBI; AOT).
+
+    Args:
+        logits, masks, valid: as `binary_cross_entropy`.
+    """
+    return _over_objects(1 - _overlaps(logits, masks, lambda both, sums: (both + 1) / (sums - both + 1)), valid)
+
+
+def dice(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """One minus twice the overlap over the sum of probable and true pixels, mean over objects and frames (XMem).
+
+    Args:
+        logits, masks, valid: as `binary_cross_entropy`.
+    """
+    return _over_objects(1 - _overlaps(logits, masks, lambda both, sums: (2 * both + 1) / (sums + 1)), valid)
+
+
+def _overlaps(
+    logits: torch.Tensor, masks: torch.Tensor, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """A measure `(B, K)` of each object's overlap and sum of pixels, mean over frames."""
+    probabilities = logits.softmax(dim=2)[:, :, 1:].flatten(3)
+    ids = torch.arange(1, logits.shape[2], device=masks.device)[:, None]
+    truth = (masks.flatten(2)[:, :, None] == ids).to(probabilities.dtype)
+    both, sums = (probabilities * truth).sum(dim=3), (probabilities + truth).sum(dim=3)
+    return measure(both, sums).mean(dim=1)
+
+
+def _over_objects(losses: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The mean of `(B, K)` losses over the objects that there are."""
+    return (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
 def quality_loss(scores: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

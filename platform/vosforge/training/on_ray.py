@@ -29,8 +29,9 @@ from vosforge.errors import UserError, find_user_error
 from vosforge.storage import absolute, join, upload_file
 from vosforge.training.checkpoints import NETWORK_FILE
 from vosforge.training.clip_order import clip_loader, clip_numbers
-from vosforge.training.loop import Diverged, Feed, Worker, train
+from vosforge.training.loop import Feed, Worker, train
 from vosforge.training.plan import TrainingPlan, claim_run
+from vosforge.training.steps import Diverged
 
 # The controller looks for reports this often; at Ray's default of 2 s every checkpoint would cost as much.
 _POLL_SECONDS = "0.2"

@@ -17,7 +17,7 @@ from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
 from vosforge.storage import absolute, claim, exists, is_local, join, local_path, sha256
 from vosforge.training.clip_order import stage_sampler
-from vosforge.training.curricula import Stage
+from vosforge.training.stages import Stage
 
 
 @dataclass(frozen=True)
