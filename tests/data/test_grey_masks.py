@@ -43,12 +43,28 @@ def soft(top: int, edge: list[int]) -> np.ndarray:
         stripes(*range(MOST)),
         stripes(0, *range(254 - MOST + 2, 255)),
         stripes(0, 1, 2, 255),
+        stripes(0, 1, 3, 255),
+        stripes(0, 2, 255),
+        stripes(1, 2, 255),
+        np.pad(stripes(2, 2, 2), ((0, 40), (0, 40)), constant_values=255),
         stripes(*range(MOST - 1), 255),
         stripes(0, 200),
         stripes(0, 3, 254),
         stripes(7),
     ],
-    ids=["as many as may be", "high", "void", "void and as many as may be", "one", "gaps", "no background"],
+    ids=[
+        "as many as may be",
+        "high",
+        "void",
+        "gap beside void",
+        "one id beside void",
+        "void without background",
+        "thick beside much void",
+        "void and as many as may be",
+        "one",
+        "gaps",
+        "no background",
+    ],
 )
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_grey_levels_that_can_be_ids_are_kept(mask, mode):
@@ -66,9 +82,10 @@ def test_grey_levels_that_can_be_ids_are_kept(mask, mode):
         (soft(255, [128]), 3),
         (soft(255, [1, 5]), 4),
         (soft(255, [3, 2]), 4),
+        (np.pad(stripes(128, 128, 128), ((0, 4), (0, 40)), constant_values=255), 2),
         (cv2.GaussianBlur(soft(100, []), (0, 0), 3), None),
     ],
-    ids=["one too many", "one too many with void", "a few", "one", "low", "low with a gap", "dim"],
+    ids=["one too many", "one too many with void", "a few", "one", "low", "low with a gap", "two grey codes", "dim"],
 )
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA"])
 def test_anti_aliased_masks_are_refused_with_their_levels(mask, levels, mode):

@@ -112,8 +112,8 @@ def test_unknown_folder_is_refused_with_what_was_expected(tmp_path):
         find_videos(tmp_path)
     with pytest.raises(UserError, match="gone: no such folder"):
         find_videos(tmp_path / "gone")
-    with pytest.raises(UserError, match="unknown layout 'coco'; valid: auto, davis, static"):
-        find_videos(tmp_path, layout="coco")
+    with pytest.raises(UserError, match="unknown layout 'imagenet'; valid: auto, davis, youtube, mose, bl30k, sav, "):
+        find_videos(tmp_path, layout="imagenet")
 
 
 def test_named_layout_does_not_fall_back_to_another(tmp_path):

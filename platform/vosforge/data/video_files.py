@@ -11,6 +11,7 @@ import numpy as np
 from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
 from vosforge.errors import UserError
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 NamedFrames = Iterator[tuple[str, np.ndarray]]
 
 
