@@ -1,6 +1,7 @@
 """Build pseudo-video: short clips in which static images and objects cut from them move.
 
 python datasets/pseudo_video.py --data shards/photographs --out shards/pseudo --clips-per-image 20
+python datasets/pseudo_video.py --data shards/photographs --out shards/stcn --preset stcn --thin-plate 0.5
 python datasets/pseudo_video.py --images photos --masks masks --out shards/pseudo
 """
 
@@ -19,7 +20,7 @@ import tyro
 
 from vosforge import cluster
 from vosforge.data.factory import build
-from vosforge.data.pseudo_video import PseudoVideoRecipe
+from vosforge.data.pseudo_presets import preset as preset_of
 from vosforge.data.stills import Still, open_stills, pseudo_video_table
 
 
@@ -28,13 +29,21 @@ def main(
     data: str | None = None,
     images: Path | None = None,
     masks: Path | None = None,
+    preset: str = "steady",
     clips_per_image: int = 1,
-    frames: int = 3,
-    size: int = 384,
+    frames: int | None = None,
+    size: int | None = None,
+    objects: int | None = None,
     seed: int = 0,
-    drift: float = 0.06,
-    paste: int = 2,
-    paste_drift: float = 0.08,
+    rotation: float | None = None,
+    shear: float | None = None,
+    flip: float | None = None,
+    drift: float | None = None,
+    paste: int | None = None,
+    paste_drift: float | None = None,
+    thin_plate: float | None = None,
+    merge: float | None = None,
+    grey: float | None = None,
     clips_per_file: int = 64,
     workers: int = 2,
     verbose: bool = False,
@@ -46,25 +55,45 @@ def main(
         data: Shards of images; or give --images and --masks.
         images: Folder of images.
         masks: Folder of mask PNGs with the same names.
+        preset: steady, stcn, stm-coco, aot, emn, skn or qpm: how pictures move. What follows changes single values.
         clips_per_image: Clips made from each image.
         frames: Frames of a clip.
         size: Height and width of a clip in pixels.
+        objects: Most objects of a clip.
         seed: The same seed gives the same bytes, with any number of workers.
-        drift: Largest motion of the picture from frame to frame, as a share of its size.
+        rotation: Largest turn in degrees, over the whole clip (steady) or of every frame.
+        shear: Largest shear in degrees.
+        flip: Probability of mirroring the whole clip.
+        drift: Largest motion of the picture from frame to frame, as a share of its size (steady alone).
         paste: Most objects cut from other images and pasted in.
         paste_drift: Largest motion of those.
+        thin_plate: Probability that a thin-plate spline bends a frame (not steady).
+        merge: Probability that all objects of another image lie over the picture (not steady).
+        grey: Probability that a clip is grey (not steady).
         clips_per_file: Clips in one Parquet file.
         workers: Parallel processes.
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
     out = cluster.lasting(out, "--out")
-    stills = open_stills(data, images, masks)
-    recipe = PseudoVideoRecipe(
-        frames=frames, size=(size, size), drift=drift, paste=paste, paste_drift=paste_drift, rotation=15, shear=5
+    recipe = preset_of(
+        preset,
+        frames=frames,
+        size=None if size is None else (size, size),
+        objects=objects,
+        rotation=rotation,
+        shear=shear,
+        flip=flip,
+        drift=drift,
+        paste=paste,
+        paste_drift=paste_drift,
+        thin_plate=thin_plate,
+        merge=merge,
+        grey=grey,
     )
+    stills = open_stills(data, images, masks)
     items = [Still(image, copy, seed) for image in range(len(stills)) for copy in range(clips_per_image)]
-    print(f"{len(stills)} images, {len(items)} clips of {frames} frames at {size} px")
+    print(f"{len(stills)} images, {len(items)} clips of {recipe.frames} frames at {recipe.size[0]} px")
     cluster.connect(verbose)
     parameters = {**asdict(recipe), "seed": seed, "clips_per_image": clips_per_image, "source": stills.digest}
     with console.Progress(-(-len(items) // max(1, clips_per_file)), "pseudo-video", "files") as progress:

@@ -1,7 +1,8 @@
-"""Pseudo-video: a static image becomes a clip by moving the picture and objects pasted into it.
+"""Pseudo-video: a static image becomes a clip by moving the picture and objects of others that lie over it.
 
 A static image is a video of one frame, so this is a transform from T = 1 to T frames. All geometry of a frame is
-composed into one affine map and applied with one interpolation for the image and one (nearest) for the mask.
+composed into one map and applied with one interpolation for the image and one (nearest) for the mask. Motion is
+steady here; `redrawn` draws every frame anew, as the field does.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import numpy as np
 
 from vosforge.clip import Clip
 from vosforge.data.geometry import affine, keep_objects, warp
+from vosforge.data.redrawn import RedrawnRecipe, redrawn_video
 from vosforge.errors import UserError
 
 
 @dataclass(frozen=True)
 class PseudoVideoRecipe:
-    """How images move. Angles in degrees, lengths as shares of the frame's size.
+    """How images move steadily. Angles in degrees, lengths as shares of the frame's size.
 
     Attributes:
         frames: T.
@@ -62,22 +64,45 @@ class PseudoVideoRecipe:
                 f"found frames={self.frames}, size={self.size}, objects={self.objects}"
             )
 
+    @property
+    def others(self) -> int:
+        """How many other pictures a clip takes objects from."""
+        return self.paste
+
 
 def pseudo_video(
-    name: str, image: Clip, others: list[Clip], recipe: PseudoVideoRecipe, rng: np.random.Generator
+    name: str,
+    image: Clip,
+    others: list[Clip],
+    recipe: PseudoVideoRecipe | RedrawnRecipe,
+    rng: np.random.Generator,
 ) -> Clip:
     """A clip of moving pictures made from one image.
 
     Args:
         name: the clip's id.
         image: a clip of one frame, the picture whose objects move with it.
-        others: clips of one frame; objects are cut from them and pasted, at most `recipe.paste`.
+        others: clips of one frame; objects are cut from them and pasted, or all of them laid over the picture. At
+            most `recipe.others` are used.
         recipe: how things move.
         rng: every draw comes from it, in a fixed order.
 
     Returns:
-        A clip of `recipe.frames` frames of `recipe.size` whose objects are 1..K, K <= `recipe.objects`.
+        A clip of `recipe.frames` frames of `recipe.size` whose objects are 1..K, K <= `recipe.objects`. K is 0 where
+        the draw shows no object that is large enough in the first frame.
+
+    Raises:
+        UserError: when the picture has no object.
     """
+    if not image.masks.any():
+        raise UserError(f"{image.name}: pseudo-video needs a picture with an object, its mask is empty")
+    make = redrawn_video if isinstance(recipe, RedrawnRecipe) else _steady_video
+    return make(name, image, others, recipe, rng)
+
+
+def _steady_video(
+    name: str, image: Clip, others: list[Clip], recipe: PseudoVideoRecipe, rng: np.random.Generator
+) -> Clip:
     height, width = recipe.size
     cover = _cover(image.size, recipe)
     base = _motion(recipe, rng, recipe.drift, recipe.rotation)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from vosforge.clip import Clip
 from vosforge.data.layouts import SourceVideo, static_videos
 from vosforge.data.pseudo_video import PseudoVideoRecipe, pseudo_video
+from vosforge.data.redrawn import RedrawnRecipe
 from vosforge.data.shards import ShardSet, Video, clip_table
 from vosforge.errors import UserError
 
@@ -88,18 +89,18 @@ def _read_files(pairs: list[SourceVideo], i: int) -> Clip:
     return pairs[i].read()
 
 
-def pseudo_video_table(stills: Stills, recipe: PseudoVideoRecipe, item: Still) -> pa.Table:
+def pseudo_video_table(stills: Stills, recipe: PseudoVideoRecipe | RedrawnRecipe, item: Still) -> pa.Table:
     """Rows of one pseudo-video clip, a pure function of the recipe, the images and the item.
 
     Raises:
-        UserError: when no draw shows an object in the first frame.
+        UserError: when the image has no object, or no draw shows one in the first frame.
     """
     image = stills.read(item.image)
     name = f"{image.name}-{item.copy:05d}"
     key = hashlib.sha256(f"pseudo_video/{item.seed}/{name}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(key, np.uint32))
     for _ in range(10):
-        chosen = rng.integers(len(stills), size=recipe.paste)
+        chosen = rng.integers(len(stills), size=recipe.others)
         clip = pseudo_video(name, image, [stills.read(int(i)) for i in chosen], recipe, rng)
         if clip.masks[0].any():
             return clip_table(clip, "pseudo_video", source=image.name)
