@@ -68,10 +68,16 @@ def golden() -> Callable[[str], Any]:
 def build_shards() -> Callable[..., ShardSet]:
     """Writes clips to a local folder or URI as one finished shard file and opens it."""
 
-    def build(uri: object, clips: Sequence[Clip], kind: str = "videos", rejected: Sequence[dict] = ()) -> ShardSet:
+    def build(
+        uri: object,
+        clips: Sequence[Clip],
+        kind: str = "videos",
+        rejected: Sequence[dict] = (),
+        dataset: str = "tiny",
+    ) -> ShardSet:
         with tempfile.TemporaryDirectory() as folder:
             local = Path(folder) / "part-00000.parquet"
-            write_shard([clip_table(clip, "tiny") for clip in clips], list(rejected), local)
+            write_shard([clip_table(clip, dataset) for clip in clips], list(rejected), local)
             upload_file(local, join(uri, local.name))
         finish(str(uri), kind, {"made": "by a test"}, [local.name])
         return ShardSet(str(uri))

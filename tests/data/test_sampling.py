@@ -11,7 +11,7 @@ from vosforge.clip import Clip
 from vosforge.data.sampling import ClipSampler, SamplingRecipe
 from vosforge.errors import UserError
 
-RECIPE = SamplingRecipe(frames=3, crop=(64, 80), max_skip=3)
+RECIPE = SamplingRecipe(frames=3, crop=(64, 80), gaps=((0.0, 3),))
 PLAIN = replace(RECIPE, rotation=0, shear=0, colour=0)
 STEP = 6
 
@@ -68,7 +68,7 @@ def test_clip_changes_with_number_seed_stage_and_recipe(mixed):
         ClipSampler(mixed, RECIPE, seed=1, stage="videos").clip(1),
         ClipSampler(mixed, RECIPE, seed=2, stage="videos").clip(0),
         ClipSampler(mixed, RECIPE, seed=1, stage="images").clip(0),
-        ClipSampler(mixed, replace(RECIPE, max_skip=2), seed=1, stage="videos").clip(0),
+        ClipSampler(mixed, replace(RECIPE, gaps=((0.0, 2),)), seed=1, stage="videos").clip(0),
     ]
     assert not any(equal(first, other) for other in others)
 
@@ -83,7 +83,7 @@ def test_clips_have_the_crop_and_objects_from_one_upward(mixed):
         assert 1 <= len(present) <= RECIPE.objects
 
 
-def test_neighbouring_frames_are_at_most_max_skip_apart_in_both_directions(tmp_path, build_shards):
+def test_neighbouring_frames_are_at_most_the_gap_apart_in_both_directions(tmp_path, build_shards):
     sampler = ClipSampler([build_shards(tmp_path, [numbered_video("a")])], PLAIN, seed=0, stage="videos")
     steps = np.stack([np.diff(shown_frames(sampler.clip(i))) for i in range(40)])
     assert set(np.abs(steps).ravel().tolist()) == {1, 2, 3}
@@ -128,12 +128,54 @@ def test_still_images_become_moving_clips(tmp_path, build_shards):
     assert clip.masks[0].any()
 
 
-def test_sets_are_drawn_by_their_repeats(mixed):
-    sampler = ClipSampler(mixed, replace(RECIPE, still=replace(RECIPE.still, paste=0)), 0, "videos", repeats=[1, 0])
-    moving = [bool((np.diff(sampler.clip(i).frames.astype(int), axis=0) != 0).any()) for i in range(8)]
-    assert all(moving)
-    videos_only = ClipSampler(mixed, PLAIN, 0, "videos", repeats=[0, 1])
-    assert all((np.diff(videos_only.clip(i).frames.astype(int), axis=0) == 0).all() for i in range(8))
+def test_data_sets_are_drawn_by_their_repeats(tmp_path, build_shards):
+    sets = [
+        build_shards(tmp_path / name, [numbered_video(f"{name}{i}") for i in range(count)], dataset=name.upper())
+        for name, count in (("davis", 2), ("youtube", 8))
+    ]
+    sampler = ClipSampler(sets, PLAIN, 0, "videos", repeats=[("davis", 4.0)])
+    drawn = [sampler._video(np.random.default_rng(i))[1].dataset for i in range(400)]
+    # Two videos four times against eight once.
+    assert 160 < drawn.count("DAVIS") < 240
+    with pytest.raises(UserError, match=r"repeats must be at least 0 and leave something to draw, found"):
+        ClipSampler(sets, PLAIN, 0, "videos", repeats=[("davis", 0), ("youtube", 0)])
+
+
+def test_gaps_follow_the_progress_of_the_stage(tmp_path, build_shards):
+    recipe = replace(PLAIN, gaps=((0.0, 1), (0.5, 6)))
+    sampler = ClipSampler([build_shards(tmp_path, [numbered_video("a")])], recipe, 0, "videos", clips=60)
+    largest = [int(np.abs(np.diff(shown_frames(sampler.clip(i)))).max()) for i in range(60)]
+    assert set(largest[:30]) == {1}
+    assert max(largest[30:]) > 3
+    # Probe clips lie beyond the stage's last one.
+    assert max(int(np.abs(np.diff(shown_frames(sampler.clip(1 << 40)))).max()) for _ in range(1)) <= 6
+
+
+def test_gaps_count_frames_of_the_video_where_every_fifth_is_annotated(tmp_path, build_shards):
+    video = numbered_video("a", frames=20)
+    ids = tuple(f"{5 * t:05d}" for t in range(20))
+    shards = build_shards(tmp_path, [replace(video, frame_ids=ids)])
+    sampler = ClipSampler([shards], replace(PLAIN, gaps=((0.0, 10),)), 0, "videos")
+    steps = {int(step) for i in range(30) for step in np.abs(np.diff(shown_frames(sampler.clip(i))))}
+    assert steps == {1, 2}
+
+
+def test_void_is_background_in_training(tmp_path, build_shards):
+    video = numbered_video("a")
+    masks = video.masks.copy()
+    masks[:, :12] = 255
+    shards = build_shards(tmp_path, [replace(video, masks=masks)])
+    (found,) = shards.videos
+    without = replace(found, objects=found.objects[found.objects != 255])
+    shards.__dict__["videos"] = [without]
+    sampler = ClipSampler([shards], PLAIN, 0, "videos")
+    assert max(int(sampler.clip(i).masks.max()) for i in range(10)) <= len(without.objects)
+
+
+@pytest.mark.parametrize("gaps", [(), ((0.1, 3),), ((0.0, 0),), ((0.0, 3), (0.5, 2), (0.2, 9))])
+def test_gaps_that_mean_nothing_are_refused(gaps):
+    with pytest.raises(UserError, match="expected gaps from progress 0 on"):
+        SamplingRecipe(gaps=gaps)
 
 
 def test_sets_without_objects_are_refused_by_name(tmp_path, build_shards):

@@ -41,7 +41,7 @@ def test_digest_follows_everything_but_the_name(make_plan):
             ["images"],
             "unknown network 'emm'; valid: camn, cfbi\\+, emn, kmn, mivos, qpm, skn, stcn, stm",
         ),
-        ("stm", "huge", ["images"], "no curriculum for network 'stm' at size 'huge'"),
+        ("stm", "huge", ["images"], "unknown size 'huge'; valid: nano, small, paper"),
     ],
 )
 def test_unknown_stages_are_refused_with_the_known(network, size, names, message):

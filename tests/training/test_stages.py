@@ -144,7 +144,9 @@ def test_running_average_follows_the_weights_and_is_the_result():
         optimization.step(network, batch(), step, [[i] for i in range(4)])
         # Early averages are short: they would else remember the start.
         decay = min(0.9, (1 + step) / (10 + step))
-        expected = [decay * mean + (1 - decay) * now.detach() for mean, now in zip(expected, network.parameters())]
+        expected = [
+            decay * mean + (1 - decay) * now.detach() for mean, now in zip(expected, network.parameters(), strict=True)
+        ]
     for mean, found in zip(expected, optimization.result.parameters(), strict=True):
         assert torch.allclose(mean, found, atol=1e-6)
     assert optimization.result is not network

@@ -8,9 +8,11 @@ hash in their index.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,7 @@ from vosforge.storage import (
 
 Item = TypeVar("Item")
 _SMALLEST_DISK = 200_000_000
+_QUIET_SECONDS = 2
 
 
 def build(
@@ -94,25 +97,37 @@ def build(
     todo = [(name, group) for name, group in zip(names, groups, strict=True)]
     done, rejected = 0, []
     on_progress(done)
-    for row in run_tasks(len(todo), partial(_write, uri, todo, make, there), workers):
-        done += 1
-        on_progress(done)
-        rejected += json.loads(row["rejected"])
-        _check_rejects(uri, rejected, len(items), max_rejects)
+    with contextlib.closing(run_tasks(len(todo), partial(_write, uri, todo, make, there), workers)) as rows:
+        for row in rows:
+            done += 1
+            on_progress(done)
+            rejected += json.loads(row["rejected"])
+            if _too_many(rejected, len(items), max_rejects):
+                break
+    if _too_many(rejected, len(items), max_rejects):
+        _clear(uri)
+        first = rejected[0]
+        raise UserError(
+            f"{uri}: {len(rejected)} of {len(items)} videos rejected, more than the allowed {max_rejects:.0%}, and "
+            f"nothing kept; the first: {first['video']}: {first['reason']}"
+        )
     return finish(uri, kind, recipe, names)
 
 
-def _check_rejects(uri: str, rejected: list[dict[str, str]], items: int, most: float) -> None:
-    """Take a build back, and say why, when too much of its input is unusable. One bad video never is too much."""
-    if len(rejected) > max(1, most * items) or len(rejected) == items:
-        for name in list_names(uri):
-            if name.startswith(("part-", "index-")):
-                delete(join(uri, name))
-        first = rejected[0]
-        raise UserError(
-            f"{uri}: {len(rejected)} of {items} videos rejected, more than the allowed {most:.0%}, and nothing kept; "
-            f"the first: {first['video']}: {first['reason']}"
-        )
+def _too_many(rejected: list[dict[str, str]], items: int, most: float) -> bool:
+    """Whether too much of the input is unusable. One bad video never is too much."""
+    return len(rejected) > max(1, most * items) or len(rejected) == items
+
+
+def _clear(uri: str) -> None:
+    """Delete all files of a build; tasks that were under way when it stopped may still write for a moment."""
+    quiet = 0
+    while quiet < _QUIET_SECONDS:
+        found = [name for name in list_names(uri) if name.startswith(("part-", "index-"))]
+        for name in found:
+            delete(join(uri, name))
+        quiet = 0 if found else quiet + 1
+        time.sleep(1)
 
 
 def _finished(uri: str, recipe: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from vosforge.clip import Clip
 from vosforge.data.geometry import affine, keep_objects, warp
 from vosforge.data.pseudo_video import PseudoVideoRecipe, pseudo_video
+from vosforge.data.redrawn import RedrawnRecipe
 from vosforge.data.shards import ShardSet, Video
 from vosforge.errors import UserError
 
@@ -28,7 +30,9 @@ class SamplingRecipe:
     Attributes:
         frames: T of a training clip.
         crop: (height, width) of it in pixels.
-        max_skip: largest distance between two neighbouring frames.
+        gaps: largest distance between two neighbouring frames of a clip, by progress of the stage: pairs of a progress
+            and the distance that holds from it on. Distances are in frames of the video, where its annotated frames
+            are named by numbers; YouTube-VOS annotates every fifth.
         objects: most objects of a clip.
         scale: range of the share of the frame's shorter side that the crop covers.
         rotation: per-frame jitter in degrees, uniform in +-value; shear likewise.
@@ -38,13 +42,23 @@ class SamplingRecipe:
 
     frames: int = 3
     crop: tuple[int, int] = (384, 384)
-    max_skip: int = 5
+    gaps: tuple[tuple[float, int], ...] = ((0.0, 5),)
     objects: int = 3
     scale: tuple[float, float] = (0.6, 1.0)
     rotation: float = 10.0
     shear: float = 5.0
     colour: float = 0.1
-    still: PseudoVideoRecipe = field(default_factory=PseudoVideoRecipe)
+    still: PseudoVideoRecipe | RedrawnRecipe = field(default_factory=PseudoVideoRecipe)
+
+    def __post_init__(self) -> None:
+        starts = [start for start, _ in self.gaps]
+        if not starts or starts[0] != 0 or starts != sorted(starts) or any(gap < 1 for _, gap in self.gaps):
+            raise UserError(f"sampling: expected gaps from progress 0 on, ascending and at least 1, found {self.gaps}")
+        if self.frames < 2 or min(self.crop) < 16 or self.objects < 1:
+            raise UserError(
+                f"sampling: expected at least 2 frames, crops of at least 16 pixels and 1 object, "
+                f"found {self.frames}, {self.crop} and {self.objects}"
+            )
 
 
 class ClipSampler:
@@ -52,13 +66,14 @@ class ClipSampler:
 
     Args:
         sets: the stage's shard sets.
-        repeats: weight of each set's videos; 1 when left out.
         recipe: how clips are cut.
         seed: of the run.
         stage: its name, so that stages draw different clips.
+        repeats: data sets whose videos are drawn more often, and how many times.
+        clips: how many the stage draws in all, of which clip i's progress is a share.
 
     Raises:
-        UserError: when no video has an object to learn from.
+        UserError: when no video has an object to learn from, or for a repeated data set that is not there.
     """
 
     def __init__(
@@ -67,16 +82,21 @@ class ClipSampler:
         recipe: SamplingRecipe,
         seed: int,
         stage: str,
-        repeats: list[float] | None = None,
+        repeats: Sequence[tuple[str, float]] = (),
+        clips: int | None = None,
     ):
         self.sets = sets
         self.recipe = recipe
+        self.clips = clips
         self.videos = [(s, video) for s, shards in enumerate(sets) for video in shards.videos if len(video.objects)]
         if not self.videos:
             raise UserError(f"stage {stage}: no video with an object in {', '.join(s.uri for s in sets) or 'no data'}")
-        weights = np.array([(repeats or [1.0] * len(sets))[s] for s, _ in self.videos])
+        times = {name.lower(): factor for name, factor in repeats}
+        weights = np.array([times.get(video.dataset.lower(), 1.0) for _, video in self.videos])
+        if not (weights >= 0).all() or not weights.sum():
+            raise UserError(f"stage {stage}: repeats must be at least 0 and leave something to draw, found {times}")
         self._cumulative = np.cumsum(weights) / weights.sum()
-        identity = [seed, stage, [s.digest for s in sets], repeats, asdict(recipe)]
+        identity = [seed, stage, [s.digest for s in sets], list(repeats), clips, asdict(recipe)]
         self.key = int.from_bytes(hashlib.sha256(json.dumps(identity).encode()).digest()[:8], "little")
 
     def clip(self, i: int) -> Clip:
@@ -86,19 +106,20 @@ class ClipSampler:
         """
         rng = np.random.default_rng([self.key, i])
         for trial in range(_TRIALS):
-            clip = self._draw(f"{i}", rng)
+            clip = self._draw(i, rng)
             if clip.masks[0].any() or trial == _TRIALS - 1:
                 return clip
         raise AssertionError("unreachable")
 
-    def _draw(self, name: str, rng: np.random.Generator) -> Clip:
+    def _draw(self, i: int, rng: np.random.Generator) -> Clip:
+        name = f"{i}"
         shards, video = self._video(rng)
         if video.frames > 1:
-            return self._crop(name, shards.read(video, self._frames(video, rng)), rng)
+            return self._crop(name, _read(shards, video, self._frames(video, self._gap(i), rng)), rng)
         recipe = self.recipe
         still = replace(recipe.still, frames=recipe.frames, size=recipe.crop, objects=recipe.objects)
-        others = [s.read(v) for s, v in (self._still(rng) for _ in range(still.paste))]
-        return pseudo_video(name, shards.read(video), others, still, rng)
+        others = [_read(s, v) for s, v in (self._still(rng) for _ in range(still.others))]
+        return pseudo_video(name, _read(shards, video), others, still, rng)
 
     def _video(self, rng: np.random.Generator) -> tuple[ShardSet, Video]:
         s, video = self.videos[int(np.searchsorted(self._cumulative, rng.random(), side="right"))]
@@ -111,11 +132,17 @@ class ClipSampler:
             if video.frames == 1:
                 return shards, video
 
-    def _frames(self, video: Video, rng: np.random.Generator) -> list[int]:
-        """Increasing or, half the time, decreasing annotated frames at most `max_skip` apart."""
+    def _gap(self, i: int) -> int:
+        """Largest distance between frames at clip i."""
+        progress = min(1.0, i / self.clips) if self.clips else 1.0
+        return next(gap for start, gap in reversed(self.recipe.gaps) if start <= progress)
+
+    def _frames(self, video: Video, gap: int, rng: np.random.Generator) -> list[int]:
+        """Increasing or, half the time, decreasing annotated frames at most `gap` apart."""
         usable = np.flatnonzero(video.annotated)
         needed = self.recipe.frames
-        largest = max(1, min(self.recipe.max_skip, (len(usable) - 1) // max(needed - 1, 1)))
+        gap = max(1, gap // _spacing(video, usable))
+        largest = max(1, min(gap, (len(usable) - 1) // max(needed - 1, 1)))
         steps = rng.integers(1, largest + 1, needed - 1)
         positions = np.concatenate([[0], np.cumsum(steps)])
         start = rng.integers(0, max(1, len(usable) - positions[-1]))
@@ -153,3 +180,18 @@ class ClipSampler:
             float(np.clip(x, min(window[0] / 2, width / 2), max(width - window[0] / 2, width / 2))),
             float(np.clip(y, min(window[1] / 2, height / 2), max(height - window[1] / 2, height / 2))),
         )
+
+
+def _read(shards: ShardSet, video: Video, frames: list[int] | None = None) -> Clip:
+    """Frames of a video whose masks hold its objects alone: void is background in training."""
+    clip = shards.read(video, frames)
+    table = np.zeros(256, np.uint8)
+    table[video.objects] = video.objects
+    return replace(clip, masks=table[clip.masks])
+
+
+def _spacing(video: Video, usable: np.ndarray) -> int:
+    """How many frames lie between two annotated ones, by their names where these are numbers."""
+    names = [video.frame_ids[t] for t in usable]
+    numbers = np.array([int(name) for name in names]) if all(name.isdecimal() for name in names) else usable
+    return max(1, int(np.median(np.diff(numbers)))) if len(numbers) > 1 else 1

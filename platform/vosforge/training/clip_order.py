@@ -23,7 +23,7 @@ def stage_sampler(stage: Stage, sets: list[ShardSet], seed: int) -> ClipSampler:
         found = ", ".join(f"{shards.uri} ({shards.kind})" for shards in sets) or "none"
         raise UserError(f"stage {stage.name} needs shards of kind {' or '.join(stage.kinds)} in --data; found {found}")
     usable = [shards for shards in sets if shards.kind in stage.kinds + stage.also]
-    return ClipSampler(usable, stage.sampling, seed, stage.name)
+    return ClipSampler(usable, stage.sampling, seed, stage.name, stage.repeats, stage.steps * stage.batch)
 
 
 def clip_numbers(step: int, batch: int, rank: int, world: int) -> range:

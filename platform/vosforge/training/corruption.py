@@ -8,44 +8,13 @@ the values here are ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vosforge.errors import UserError
+from vosforge.training.stages import Corruption
 
 Box = tuple[slice, slice]
-
-
-@dataclass(frozen=True)
-class Corruption:
-    """How estimated masks are spoilt; by default not at all."""
-
-    swap: float = 0.0
-    """Probability that regions are swapped: a square of two objects, or, where there is one object alone, its
-    foreground and background in two rectangles."""
-    morph: float = 0.0
-    """Probability that each object is dilated or eroded."""
-    side: tuple[float, float] = (0.2, 0.6)
-    """Of squares and rectangles, uniform in this range of the square root of an object's area."""
-    radius: tuple[int, int] = (1, 4)
-    """Of dilation and erosion in pixels, uniform in this range."""
-
-    def __post_init__(self) -> None:
-        for name in ("swap", "morph"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"corruption: {name} must be a probability, found {getattr(self, name)}")
-        for name in ("side", "radius"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"corruption: {name} must be a range above 0, found {low} to {high}")
-
-    @property
-    def happens(self) -> bool:
-        """Whether anything is ever spoilt."""
-        return self.swap > 0 or self.morph > 0
 
 
 def corrupted(masks: torch.Tensor, valid: torch.Tensor, how: Corruption, rng: np.random.Generator) -> torch.Tensor:

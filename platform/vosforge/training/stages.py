@@ -7,7 +7,6 @@ from typing import Literal, get_args
 
 from vosforge.data.sampling import SamplingRecipe
 from vosforge.errors import UserError
-from vosforge.training.corruption import Corruption
 
 LossKind = Literal["cross-entropy", "bce"]
 OptimizerKind = Literal["adam", "adamw", "sgd"]
@@ -48,6 +47,35 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Corruption:
+    """How estimated masks are spoilt; by default not at all."""
+
+    swap: float = 0.0
+    """Probability that regions are swapped: a square of two objects, or, where there is one object alone, its
+    foreground and background in two rectangles."""
+    morph: float = 0.0
+    """Probability that each object is dilated or eroded."""
+    side: tuple[float, float] = (0.2, 0.6)
+    """Of squares and rectangles, uniform in this range of the square root of an object's area."""
+    radius: tuple[int, int] = (1, 4)
+    """Of dilation and erosion in pixels, uniform in this range."""
+
+    def __post_init__(self) -> None:
+        for name in ("swap", "morph"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"corruption: {name} must be a probability, found {getattr(self, name)}")
+        for name in ("side", "radius"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"corruption: {name} must be a range above 0, found {low} to {high}")
+
+    @property
+    def happens(self) -> bool:
+        """Whether anything is ever spoilt."""
+        return self.swap > 0 or self.morph > 0
+
+
+@dataclass(frozen=True)
 class Stage:
     """One step of a curriculum."""
 
@@ -83,6 +111,8 @@ class Stage:
     """What is minimised."""
     corruption: Corruption = field(default_factory=Corruption)
     """How estimated masks are spoilt before they are memorised (SKN)."""
+    repeats: tuple[tuple[str, float], ...] = ()
+    """Data sets whose videos are drawn more often, each with how many times, as DAVIS 5."""
     also: tuple[str, ...] = ()
     """Further kinds that are mixed in where they are given, so that earlier stages are not forgotten."""
 
