@@ -2,14 +2,18 @@
 
     python jobs/train.py --network stm --size nano --stages images bl30k --data shards/pseudo shards/bl30k
     python jobs/train.py --network emn --size nano --stages images --data shards/pseudo --parts reader=topk --local
+    python jobs/train.py --network skn --stages bl30k videos --data shards/* --videos.learning-rate 2e-5 --dry-run
     ray job submit --runtime-env jobs/runtime_env.yaml -- python jobs/train.py ... --storage s3://bucket/runs
 
-The same command again continues a run that was stopped, from its last checkpoint.
+The same command again continues a run that was stopped, from its last checkpoint. Every number of a stage has a flag:
+--videos.batch, --images.sampling.crop, --bl30k.loss.hardest; name network and size, and --help lists them all with the
+values of that curriculum.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import argparse
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from typing import Any
 
 try:
@@ -20,6 +24,7 @@ except ModuleNotFoundError:
 import tyro
 
 from vosforge import cluster
+from vosforge.data.sampling import ClipSampler
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import preset
@@ -27,8 +32,11 @@ from vosforge.networks.parts import parse
 from vosforge.storage import check_space, check_writable, is_local, local_path
 from vosforge.tracking import Run, default_store
 from vosforge.training import curricula
+from vosforge.training.clip_order import clip_numbers
 from vosforge.training.loop import fit_locally
 from vosforge.training.plan import TrainingPlan
+from vosforge.training.stages import Stage
+from vosforge.training.steps import Execution
 
 _CHECKPOINT_SPACE = 1_000_000_000
 
@@ -52,13 +60,13 @@ class Options:
     parts: list[str] = field(default_factory=list)
     """Parts of the network as PART=VALUE, e.g. reader=kernel sigma=5 siamese=true; the preset's when left out."""
     steps: int | None = None
-    """Optimiser steps of every stage; the curriculum's when left out."""
+    """Optimiser steps of every stage; each stage's own when left out, as below."""
     batch: int | None = None
-    """Global batch in clips, shared by the workers."""
+    """Global batch in clips of every stage, shared by the workers."""
     learning_rate: float | None = None
     """Of every stage."""
     crop: int | None = None
-    """Height and width of training clips in pixels."""
+    """Height and width of training clips in pixels, of every stage."""
     initial: str | None = None
     """Network file to start from."""
     seed: int = 0
@@ -73,6 +81,7 @@ class Options:
     """Processes that decode clips, for each worker."""
     threads: int | None = None
     """Torch's threads in each worker."""
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
     local: bool = False
     """Train in this process, without Ray."""
     dry_run: bool = False
@@ -81,12 +90,35 @@ class Options:
     """Show tracebacks and library messages."""
 
 
-def main(options: Options) -> None:
+def parse_flags() -> tuple[Options, dict[str, Stage]]:
+    """The options, and the stages of the network's curriculum with what flags change in them."""
+    chosen, _ = _chooser().parse_known_args()
+    there = curricula.curriculum(chosen.network, chosen.size).stages
+    fields = [("options", tyro.conf.OmitArgPrefixes[Options])]
+    fields += [(name, Stage, field(default=stage)) for name, stage in there.items()]
+    # Which stages there are, and their values, depend on the network and its size.
+    flags = tyro.cli(make_dataclass("Flags", fields), config=(tyro.conf.AvoidSubcommands,), description=Options.__doc__)
+    stages = {name: getattr(flags, name) for name in there}
+    strange = [name for name in there if stages[name] != there[name] and name not in flags.options.stages]
+    if strange:
+        raise UserError(f"--{strange[0]}...: stage {strange[0]} is not in --stages {' '.join(flags.options.stages)}")
+    return flags.options, stages
+
+
+def _chooser() -> argparse.ArgumentParser:
+    """What has to be known of the command line before the rest can be read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--network", default="stm")
+    parser.add_argument("--size", default="paper")
+    return parser
+
+
+def main(options: Options, stages: dict[str, Stage]) -> None:
     """Train as the options say, or print what would be done."""
     console.verbosity(options.verbose)
     storage = cluster.lasting(options.storage, "--storage")
-    plan = make_plan(options)
-    describe(plan)
+    plan = make_plan(options, stages)
+    describe(plan, options)
     if options.dry_run:
         return
     check_writable(storage)
@@ -99,26 +131,34 @@ def main(options: Options) -> None:
             bar.update(metrics["step"], _note(metrics))
 
         if options.local:
-            target = str(fit_locally(plan, storage, on_progress))
+            target = str(fit_locally(plan, storage, on_progress, options.execution))
         else:
             from vosforge.training.on_ray import fit
 
             cluster.connect(options.verbose)
-            workers = options.workers, options.gpu
-            target = fit(plan, storage, on_progress, *workers, feeders=options.feeders, threads=options.threads)
+            target = fit(
+                plan,
+                storage,
+                on_progress,
+                options.workers,
+                options.gpu,
+                feeders=options.feeders,
+                threads=options.threads,
+                execution=options.execution,
+            )
     print(f"trained network: {target}")
 
 
-def make_plan(options: Options) -> TrainingPlan:
-    """The curriculum's stages with what the options change."""
+def make_plan(options: Options, stages: dict[str, Stage]) -> TrainingPlan:
+    """The chosen stages with what the options change in all of them."""
+    known = curricula.stages(options.network, options.size, options.stages)
     chosen = {"steps": options.steps, "batch": options.batch, "learning_rate": options.learning_rate}
     settings = {key: value for key, value in chosen.items() if value is not None}
-    stages = curricula.stages(options.network, options.size, options.stages)
     return TrainingPlan(
         name=options.name or f"{options.network}-{options.size}",
         network=options.network,
         size=options.size,
-        stages=[_adjusted(stage, settings, options.crop) for stage in stages],
+        stages=[_adjusted(stages[stage.name], settings, options.crop) for stage in known],
         data=options.data,
         parts=parse(options.parts, type(preset(options.network, options.size))),
         seed=options.seed,
@@ -132,26 +172,54 @@ def _store(storage: str) -> str:
     return default_store(local_path(storage)) if is_local(storage) else default_store()
 
 
-def _adjusted(stage: curricula.Stage, settings: dict[str, Any], crop: int | None) -> curricula.Stage:
-    if any(value <= 0 for value in settings.values()) or (crop is not None and crop < 16):
-        raise UserError(
-            f"--steps, --batch and --learning-rate must be positive and --crop at least 16, found {settings}"
-        )
+def _adjusted(stage: Stage, settings: dict[str, Any], crop: int | None) -> Stage:
     sampling = stage.sampling if crop is None else replace(stage.sampling, crop=(crop, crop))
     return replace(stage, sampling=sampling, **settings)
 
 
-def describe(plan: TrainingPlan) -> None:
+def describe(plan: TrainingPlan, options: Options) -> None:
     """Print the plan; what is wrong with it shows here."""
-    plan.build_network()
-    print(f"run {plan.name}: {plan.network} {plan.size} {plan.parts or ''} from {plan.initial or 'fresh weights'}")
+    network = plan.build_network()
+    count = sum(p.numel() for p in network.parameters())
+    print(
+        f"run {plan.name}: {plan.network} {plan.size} {plan.parts or ''}, {count / 1e6:.1f} M parameters, "
+        f"numbers of {curricula.curriculum(plan.network, plan.size).source}"
+    )
+    start = plan.initial or f"fresh weights of seed {plan.seed}"
     for stage, sampler in zip(plan.stages, plan.samplers(), strict=True):
-        clips = stage.steps * stage.batch
+        share = len(clip_numbers(0, stage.batch, 0, options.workers))
+        pieces = options.execution.pieces(share)
+        frames, (height, width) = stage.sampling.frames, stage.sampling.crop
         print(
-            f"  {stage.name}: {stage.steps} steps of {stage.batch} clips ({stage.sampling.frames} frames, "
-            f"{stage.sampling.crop[0]}x{stage.sampling.crop[1]}), {clips / len(sampler.videos):.1f} clips a video, "
-            f"{stage.optimizer} {stage.learning_rate:g}"
+            f"  {stage.name}: {stage.steps:,} steps of {stage.batch} clips of {frames} frames at {height}x{width}, "
+            f"from {start}\n    {options.workers} workers with {share} clips each"
+            + (f", in {pieces} pieces" if pieces > 1 else "")
+            + f"; {stage.optimizer} {stage.learning_rate:g}, {_schedule(stage)}; {_losses(stage)}"
         )
+        for dataset, videos, epochs in _epochs(stage, sampler):
+            print(f"    {dataset}: {videos:,} videos, {epochs:.1f} clips of each")
+        start = f"stage {stage.name}"
+
+
+def _schedule(stage: Stage) -> str:
+    told = [f"warm-up {stage.warm_up}"] if stage.warm_up else []
+    told += [f"poly {stage.power:g}"] if stage.power else []
+    told += [f"a tenth at {', '.join(f'{at:.0%}' for at in stage.milestones)}"] if stage.milestones else []
+    return ", ".join(told) or "constant"
+
+
+def _losses(stage: Stage) -> str:
+    told = [stage.loss.kind + (f" of the hardest {stage.loss.hardest:.0%}" if stage.loss.hardest < 1 else "")]
+    told += [name for name in ("soft_jaccard", "dice") if getattr(stage.loss, name)]
+    told += ["estimates spoilt"] if stage.corruption.happens else []
+    return ", ".join(told)
+
+
+def _epochs(stage: Stage, sampler: ClipSampler) -> list[tuple[str, int, float]]:
+    """Each data set, its videos, and how many clips the stage draws of one."""
+    shares = sampler.shares()
+    clips = stage.steps * stage.batch
+    return [(name, videos, clips * share / videos) for name, (videos, share) in shares.items()]
 
 
 def _parameters(plan: TrainingPlan) -> dict[str, Any]:
@@ -170,4 +238,4 @@ def _note(metrics: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    console.run(lambda: main(tyro.cli(Options)))
+    console.run(lambda: main(*parse_flags()))

@@ -95,6 +95,7 @@ class ClipSampler:
         weights = np.array([times.get(video.dataset.lower(), 1.0) for _, video in self.videos])
         if not (weights >= 0).all() or not weights.sum():
             raise UserError(f"stage {stage}: repeats must be at least 0 and leave something to draw, found {times}")
+        self._weights = weights / weights.sum()
         self._cumulative = np.cumsum(weights) / weights.sum()
         identity = [seed, stage, [s.digest for s in sets], list(repeats), clips, asdict(recipe)]
         self.key = int.from_bytes(hashlib.sha256(json.dumps(identity).encode()).digest()[:8], "little")
@@ -110,6 +111,14 @@ class ClipSampler:
             if clip.masks[0].any() or trial == _TRIALS - 1:
                 return clip
         raise AssertionError("unreachable")
+
+    def shares(self) -> dict[str, tuple[int, float]]:
+        """Data set -> its videos that can be drawn, and the share of clips that are of it."""
+        found: dict[str, tuple[int, float]] = {}
+        for (_, video), weight in zip(self.videos, self._weights, strict=True):
+            count, share = found.get(video.dataset, (0, 0.0))
+            found[video.dataset] = count + 1, share + float(weight)
+        return found
 
     def _draw(self, i: int, rng: np.random.Generator) -> Clip:
         name = f"{i}"

@@ -31,7 +31,7 @@ from vosforge.training.checkpoints import NETWORK_FILE
 from vosforge.training.clip_order import clip_loader, clip_numbers
 from vosforge.training.loop import Feed, Worker, train
 from vosforge.training.plan import TrainingPlan, claim_run
-from vosforge.training.steps import Diverged
+from vosforge.training.steps import Diverged, Execution
 
 # The controller looks for reports this often; at Ray's default of 2 s every checkpoint would cost as much.
 _POLL_SECONDS = "0.2"
@@ -48,6 +48,7 @@ def fit(
     cpus_per_worker: float = 1,
     feeders: int = 1,
     threads: int | None = None,
+    execution: Execution | None = None,
 ) -> str:
     """Train on Ray; a run of the same name and plan goes on from its last registered checkpoint.
 
@@ -60,6 +61,7 @@ def fit(
         cpus_per_worker: CPUs that a worker reserves.
         feeders: most decoding tasks at a time, per worker; each reserves one CPU.
         threads: torch's threads in each worker; None leaves its default.
+        execution: how steps are computed.
 
     Returns:
         URI of the trained network's file.
@@ -77,7 +79,13 @@ def fit(
     queue = Queue(actor_options={"num_cpus": 0})
     trainer = _Trainer(
         _worker,
-        train_loop_config={"plan": plan, "queue": queue, "feeders": feeders, "threads": threads},
+        train_loop_config={
+            "plan": plan,
+            "queue": queue,
+            "feeders": feeders,
+            "threads": threads,
+            "execution": execution,
+        },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)}
@@ -148,7 +156,8 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     device = ray.train.torch.get_device()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    execution = config["execution"] or Execution()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, execution)
     wrap = prepare_model if worker.world > 1 else (lambda network: network.to(device))
     feed = ray_feed(plan, worker, config["feeders"])
     reporter = _RayReporter(config["queue"], worker.rank)
