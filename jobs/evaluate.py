@@ -37,7 +37,7 @@ from vosforge.evaluation.submission import Gathering, write_submission
 from vosforge.evaluation.truth import Truth
 from vosforge.evaluation.youtube import LABEL, RATES, Meta, categories, read_meta
 from vosforge.settings import AS_SAVED, Settings
-from vosforge.storage import check_writable, write_bytes
+from vosforge.storage import check_writable, is_local, local_path, write_bytes
 
 Models = dict[str, Callable[[Clip], tuple[np.ndarray, list[dict[int, float]]]]]
 INTERACTIVE = "interactive"
@@ -131,11 +131,11 @@ def main(options: Options) -> None:
             print(f"note: {entry.note}")
     models = load_models(options)
     sets: dict[str, Evaluated] = {}
-    for uri in options.truth:
+    for number, uri in enumerate(options.truth, 1):
         truth = Truth(uri, options.split, options.limit, options.frames)
         name = truth.name if truth.name not in sets else uri
         with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
-            sets[name] = evaluate_set(options, truth, models, masks, Path(folder))
+            sets[name] = evaluate_set(options, truth, models, masks, Path(folder), sheet_path(options, number))
     print_tables(options, sets)
     write_files(options, sets)
     judge(options, sets)
@@ -160,12 +160,43 @@ def check(options: Options) -> None:
 
 
 def check_outputs(options: Options) -> None:
-    """Refuse what cannot be written, and a share that is none."""
+    """Refuse numbers out of range, and what cannot be written."""
+    for flag in ("limit", "worst", "workers", "interactions"):
+        number = getattr(options, flag)
+        if number is not None and number < 1:
+            raise UserError(f"--{flag}: expected at least 1, found {number}")
+    if options.short_side is not None and options.short_side < 16:
+        raise UserError(f"--short-side: expected at least 16 pixels, found {options.short_side}")
     if not 0 <= options.max_bad <= 1:
         raise UserError(f"--max-bad: expected a share from 0 to 1, found {options.max_bad}")
-    for path in (options.json_file, options.csv_file, options.sheet, options.submission):
+    if len(set(options.truth)) < len(options.truth):
+        raise UserError("--truth: expected every set once, found one twice")
+    outputs = ("json", options.json_file), ("csv", options.csv_file), ("submission", options.submission)
+    for flag, path in (*outputs, ("sheet", options.sheet)):
         if path is not None:
-            check_writable(str(path).rpartition("/")[0] or ".")
+            check_file(flag, str(path))
+    if options.sheet is not None:
+        for number in range(1, len(options.truth) + 1):
+            check_file("sheet", str(sheet_path(options, number)))
+
+
+def check_file(flag: str, path: str) -> None:
+    """Refuse a path that cannot be that of a file."""
+    if not path or path.endswith("/") or (is_local(path) and local_path(path).is_dir()):
+        raise UserError(f"--{flag}: expected a file to write, found the folder {path or repr(path)}; name a file in it")
+    check_writable(path.rpartition("/")[0] or ("/" if path.startswith("/") else "."))
+
+
+def sheet_path(options: Options, number: int) -> Path | None:
+    """Where the sheet of the number-th set goes, counted from 1; with the set's name where there are several."""
+    if options.sheet is None:
+        return None
+    path = options.sheet.with_suffix(".png")
+    if len(options.truth) == 1:
+        return path
+    names = [Path(uri.rstrip("/")).name for uri in options.truth]
+    name = names[number - 1]
+    return path.with_stem(f"{path.stem}-{name}" if names.count(name) == 1 else f"{path.stem}-{number}-{name}")
 
 
 def named(entries: list[str]) -> dict[str, str]:
@@ -198,9 +229,12 @@ def load_models(options: Options) -> Models:
     }
 
 
-def evaluate_set(options: Options, truth: Truth, models: Models, given: dict[str, Masks], folder: Path) -> Evaluated:
+def evaluate_set(
+    options: Options, truth: Truth, models: Models, given: dict[str, Masks], folder: Path, sheet: Path | None
+) -> Evaluated:
     """Segment, score, draw and pack one set; `folder` takes the models' masks meanwhile."""
     scoring = Scoring(truth, given, options.protocol, read_meta(options.meta) if options.meta else truth.meta)
+    scoring.meta_file = options.meta or truth.meta_file
     seen = categories(read_meta(options.seen)) if options.seen else None
     for name, masks in given.items():
         there = masks.videos()
@@ -229,8 +263,9 @@ def evaluate_set(options: Options, truth: Truth, models: Models, given: dict[str
         # Masks do not tell which frames their method was given.
         for name in given:
             results[name]["fps"] = options.fps
-    if options.sheet:
-        draw(options, Drawn(truth, scoring.masks, {name: results[name]["scores"] for name in scoring.masks}, merged))
+    if sheet is not None:
+        scores = {name: results[name]["scores"] for name in scoring.masks}
+        draw(options, Drawn(truth, scoring.masks, scores, merged), sheet)
     evaluated = Evaluated(truth, results, skipped, scoring.meta, list(scoring.masks))
     if options.submission:
         try:
@@ -252,11 +287,8 @@ def submit(options: Options, scoring: Scoring, folder: Path) -> None:
     print(f"submission: {options.submission}, {count} masks of {len(scoring.truth)} videos")
 
 
-def draw(options: Options, drawn: Drawn) -> None:
+def draw(options: Options, drawn: Drawn, path: Path) -> None:
     """Write the sheets of one set."""
-    path = options.sheet.with_suffix(".png")
-    if len(options.truth) > 1:
-        path = path.with_stem(f"{path.stem}-{drawn.truth.name}")
     first = next(iter(drawn.masks))
     pictures.write_png(path, worst_sheet(drawn, first, options.worst or _SHEET_FRAMES))
     print(f"worst frames of {first}: {path}")
@@ -337,6 +369,7 @@ def judge(options: Options, sets: dict[str, Evaluated]) -> None:
 def evaluate_interactively(options: Options) -> None:
     """Play the DAVIS-interactive protocol with each model, and print area under the curve and J&F at 60 s."""
     from vosforge.evaluation.interactive import Rules, evaluate_interactive, find_scribbles
+    from vosforge.evaluation.interactive_methods import skipped_videos, without_videos
     from vosforge.evaluation.methods import INTERACTIVE_BASELINES
 
     unused = [flag for flag in ("masks", "csv_file", "sheet", "submission", "worst", "meta") if getattr(options, flag)]
@@ -360,10 +393,10 @@ def evaluate_interactively(options: Options) -> None:
             with console.Progress(len(truth), f"{name} on {called}", "videos") as progress:
                 result = evaluate_interactive(session, truth.clips(), scribbles, rules, on_video=progress.update)
             results[name] = result
+        skipped = skipped_videos(results, truth.names)
+        results = without_videos(results, {entry["video"] for entry in skipped}, rules)
+        for name, result in results.items():
             rows.append({"set": called, "method": name, "AUC": result["auc"], "J&F@60s": result["at"], **result})
-        reasons = [reason for result in results.values() for reason in result["skipped"]]
-        first = {name: next((r for r in reasons if r.startswith(f"video {name}: ")), None) for name in truth.names}
-        skipped = [{"video": name, "reason": reason} for name, reason in first.items() if reason]
         sets[called] = Evaluated(truth, results, skipped, None, list(results))
     print(reports.table(rows, ["set", "method", "AUC", "J&F@60s", "objects", "videos"]))
     write_files(options, sets)
@@ -392,8 +425,10 @@ def load_sessions(options: Options) -> dict[str, Callable[[Clip], Any]]:
     return sessions
 
 
-def _rate(result: dict[str, Any]) -> str:
-    return f"{result['frames_per_second']:.0f}" if result["frames_per_second"] else "-"
+def _rate(result: dict[str, Any]) -> float | None:
+    """Frames a second, whole where they are at least one; None for masks that were only read."""
+    rate = result["frames_per_second"]
+    return (round(rate) if rate >= 1 else rate) if rate else None
 
 
 if __name__ == "__main__":

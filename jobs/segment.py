@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 try:
     from vosforge import console
@@ -26,12 +27,14 @@ from vosforge.data.streams import run_workers
 from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
 from vosforge.propagation import Segmenter
-from vosforge.propagation.files import VideoFiles, find_videos, segment_files
-from vosforge.propagation.model import Model
-from vosforge.registry import load_model
+from vosforge.propagation.files import VideoFiles, check_empty, find_videos, segment_files
+from vosforge.propagation.model import Model, model_digest
+from vosforge.registry import load_model, version_uri
 from vosforge.settings import AS_SAVED, Settings
-from vosforge.storage import check_space, check_writable, claim, write_bytes
+from vosforge.storage import check_space, check_writable, claim, local_path, write_bytes
 from vosforge.tracking import default_store
+
+CLAIM = "settings.json"
 
 
 @dataclass
@@ -46,7 +49,8 @@ class Options:
     """PNG with the objects' ids in the first frame, or a folder of PNGs named as the frames where objects appear
     first; for a folder of videos, a folder of <video>.png and <video>/<frame>.png."""
     out: Path
-    """Folder for one palette PNG a frame, named as the frames; for a folder of videos, of one such folder a video."""
+    """New folder for one palette PNG a frame, named as the frames; for a folder of videos, of one such folder a
+    video, to which the same command adds."""
     overlay: bool = False
     """Write overlay.mp4 and sheet.png there too."""
     short_side: int | None = None
@@ -67,19 +71,34 @@ class Options:
 def main(options: Options) -> None:
     """Segment what was given; a folder of videos in parallel, going on where an earlier run stopped."""
     console.verbosity(options.verbose)
-    if options.fps <= 0:
-        raise UserError(f"--fps must be positive, found {options.fps}")
-    if options.workers < 1 or not 0 <= options.max_bad <= 1:
-        raise UserError(
-            f"--workers must be at least 1 and --max-bad in [0, 1], found {options.workers}, {options.max_bad}"
-        )
+    check(options)
     videos = find_videos(options.video, options.mask)
+    if videos is None or not (options.out / CLAIM).exists():
+        check_empty(options.out)
     check_writable(options.out if options.out.exists() else options.out.parent)
     check_space(options.out, 100_000_000)
     if videos is None:
         segment_one(options)
     else:
         segment_many(options, videos)
+
+
+def check(options: Options) -> None:
+    """Refuse numbers out of range, and a folder for masks that has to do with what is segmented."""
+    if not options.fps > 0:
+        raise UserError(f"--fps: expected more than 0, found {options.fps}")
+    if options.workers < 1:
+        raise UserError(f"--workers: expected at least 1, found {options.workers}")
+    if not 0 <= options.max_bad <= 1:
+        raise UserError(f"--max-bad: expected a share from 0 to 1, found {options.max_bad}")
+    if options.short_side is not None and options.short_side < 16:
+        raise UserError(f"--short-side: expected at least 16 pixels, found {options.short_side}")
+    out = options.out.resolve()
+    for flag, given in (("--video", options.video), ("--mask", options.mask)):
+        # Masks bear the names of frames, so they would take the place of what is there.
+        if out == (there := given.resolve()) or out in there.parents or there in out.parents:
+            how = "is" if out == there else "contains" if out in there.parents else "lies in"
+            raise UserError(f"--out: {options.out} {how} {flag} {given}; choose another")
 
 
 def segment_one(options: Options) -> None:
@@ -98,10 +117,10 @@ def segment_many(options: Options, videos: list[VideoFiles]) -> None:
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are segmented already")
     if todo:
         _start(load_model(options.model, default_store()), options)
-    settings = {"model": options.model, "overlay": options.overlay, "short_side": options.short_side}
-    claim(options.out / "settings.json", settings | asdict(options.settings), f"{options.out}")
+    claim(options.out / CLAIM, _started_with(options), f"{options.out}")
     if todo:
         cluster.connect(options.verbose)
+        console.heed_sigterm()
     skipped: dict[str, str] = {}
     lengths = [_length(files.video) for files in todo]
     done = 0
@@ -119,6 +138,18 @@ def segment_many(options: Options, videos: list[VideoFiles]) -> None:
     report = {"videos": len(videos) - len(skipped), "skipped": skipped}
     write_bytes(options.out / "segment.json", json.dumps(report, indent=1).encode())
     print(f"{len(videos) - len(skipped)} of {len(videos)} videos in {options.out}, {len(skipped)} skipped")
+
+
+def _started_with(options: Options) -> dict[str, Any]:
+    """All that says what a video's masks look like: of one folder's videos it has to be the same."""
+    model = options.model
+    if not model.startswith(("models:/", "runs:/")):
+        model = f"sha256:{model_digest(local_path(model))}"
+    elif "@" in model:
+        model = version_uri(model, default_store())
+    given = {"video": str(options.video.resolve()), "mask": str(options.mask.resolve())}
+    looks = {"overlay": options.overlay, "short_side": options.short_side}
+    return {"model": model, **given, **looks, **asdict(options.settings)}
 
 
 def _check_share(skipped: dict[str, str], videos: int, most: float) -> None:
@@ -164,7 +195,7 @@ def _length(video: Path) -> int:
     """Frames of a video; 1 for one that cannot be opened, which its worker reports."""
     try:
         return len(open_video(video))
-    except UserError:
+    except (UserError, OSError):
         return 1
 
 

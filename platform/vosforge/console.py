@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -30,12 +33,14 @@ def verbosity(verbose: bool) -> None:
 def run(program: Callable[[], object], resumes: bool = True) -> None:
     """Run a program's main function and end the process with its status.
 
-    0 on success; 2 with one line on stderr for a `UserError`; 130 after Ctrl-C, saying what became of the work.
+    0 on success; 2 with one line on stderr for a `UserError`; 130 after Ctrl-C and 143 after SIGTERM, saying what
+    became of the work. Both end what is under way as an error does, so that nothing half written is left.
 
     Args:
         program: the main function.
         resumes: whether the same command goes on where it stopped; otherwise it writes nothing before it has finished.
     """
+    heed_sigterm()
     try:
         program()
     except UserError as error:
@@ -43,10 +48,25 @@ def run(program: Callable[[], object], resumes: bool = True) -> None:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         left = "the same command goes on from the last finished piece of work" if resumes else "nothing was written"
         print(f"stopped; {left}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(error, _Terminated) else 130)
+
+
+def heed_sigterm() -> None:
+    """End on SIGTERM as on Ctrl-C; to be said again after Ray was started, which aborts the process instead."""
+    # Python hears signals in the main thread alone.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminated)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
 
 
 class Progress:

@@ -150,6 +150,9 @@ def write_video(path: str | Path, pictures: list[np.ndarray], fps: float = 10.0)
 class Film:
     """An mp4 that is written picture by picture, aside, and takes its place when the block succeeds.
 
+    It is MPEG-4 part 2, the codec that every build of OpenCV writes: those of PyPI come without an encoder for H.264,
+    and say so on stderr, past Python, when one is asked for.
+
     Args:
         path: of the video.
         fps: frames a second.

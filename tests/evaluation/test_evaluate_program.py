@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from PIL import Image
 from vosforge import networks
 from vosforge.clip import Clip
 from vosforge.data.image_files import encode_mask
+from vosforge.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -154,6 +158,91 @@ def test_options_that_do_not_go_together_are_one_line(root, ours, tmp_path):
         assert done.returncode == 2
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    """The program as a module, which many refusals need not start anew."""
+    spec = importlib.util.spec_from_file_location("evaluate_program", ROOT / "jobs" / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("protocol", ["davis2017", "interactive"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"limit": 0}, "--limit: expected at least 1, found 0"),
+        ({"limit": -1}, "--limit: expected at least 1, found -1"),
+        ({"workers": 0}, "--workers: expected at least 1, found 0"),
+        ({"interactions": 0}, "--interactions: expected at least 1, found 0"),
+        ({"short_side": 8}, "--short-side: expected at least 16 pixels, found 8"),
+        ({"max_bad": 1.5}, "--max-bad: expected a share from 0 to 1, found 1.5"),
+        ({"json_file": "."}, r"--json: expected a file to write, found the folder \.; name a file in it"),
+        ({"json_file": "new/"}, "--json: expected a file to write, found the folder new/"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_read(program, protocol, changes, message):
+    options = program.Options(["nowhere"], model=["gone.safetensors"], protocol=protocol, **changes)
+    with pytest.raises(UserError, match=f"^{message}"):
+        program.main(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"worst": -3}, "--worst: expected at least 1, found -3"),
+        ({"csv_file": "."}, "--csv: expected a file to write, found the folder"),
+        ({"submission": Path(".")}, "--submission: expected a file to write, found the folder"),
+        ({"sheet": Path(".")}, "--sheet: expected a file to write, found the folder"),
+        ({"truth": ["nowhere", "nowhere"]}, "--truth: expected every set once, found one twice"),
+    ],
+)
+def test_outputs_that_are_folders_are_refused_before_anything_is_read(program, changes, message):
+    options = program.Options(**{"truth": ["nowhere"], "masks": ["gone"], **changes})
+    with pytest.raises(UserError, match=f"^{message}"):
+        program.main(options)
+
+
+def test_sheet_that_would_take_the_place_of_a_folder_is_refused(program, tmp_path):
+    (tmp_path / "s.png").mkdir()
+    options = program.Options(["nowhere"], masks=["gone"], sheet=tmp_path / "s")
+    with pytest.raises(UserError, match=r"^--sheet: expected a file to write, found the folder .*s\.png"):
+        program.main(options)
+
+
+def test_sets_of_one_name_get_a_sheet_each(program, root, ours, tmp_path, capsys):
+    other = tmp_path / "other" / "truth"
+    shutil.copytree(root, other)
+    options = program.Options(
+        [str(root), str(other)], masks=[str(ours)], sheet=tmp_path / "s.png", baselines=False, limit=1
+    )
+    program.main(options)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["s-1-truth.png", "s-2-truth.png"]
+    assert f"worst frames of {ours}: {tmp_path}/s-2-truth.png" in capsys.readouterr().out
+
+
+def test_videos_without_frames_or_with_broken_files_are_skipped_and_listed(program, root, ours, capsys):
+    (root / "JPEGImages" / "d").mkdir()
+    (ours / "b" / "00002.png").unlink()
+    (ours / "b" / "00002.png").symlink_to(root / "gone")
+    program.main(program.Options([str(root)], masks=[str(ours)], max_bad=0.5))
+    out = capsys.readouterr().out
+    assert f"skipped b of truth: {ours}/b/00002.png: cannot be read (No such file or directory)" in out
+    assert f"skipped d of truth: {root}/JPEGImages/d: no frames" in out
+    # Frames a second are numbers, flush right, and missing for masks.
+    rows = [line for line in out.splitlines() if line.startswith("|")]
+    assert rows[1].endswith("-: |")
+    assert rows[-1].endswith("       - |")
+
+
+def test_meta_that_lacks_a_video_is_named_by_its_path(program, root, ours):
+    (root / "meta.json").write_text(json.dumps({"videos": {"x": {"objects": {"1": {"category": "cat"}}}}}))
+    options = program.Options([str(root)], masks=[str(ours)], protocol="youtube", baselines=False)
+    with pytest.raises(UserError, match=rf"^{root}/meta\.json: no video a; is it the file of this data set"):
+        program.main(options)
 
 
 @pytest.fixture

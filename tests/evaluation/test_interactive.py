@@ -207,8 +207,10 @@ def test_scribble_files_are_found_by_video(tmp_path: Path):
         "dog": [first_scribbles(1)],
     }
     (tmp_path / "dog" / "002.json").write_text("{}")
-    with pytest.raises(UserError, match=r"002\.json"):
-        find_scribbles(tmp_path)
+    found = find_scribbles(tmp_path)
+    assert found["bear"] == [first_scribbles(0), first_scribbles(2)]
+    assert isinstance(found["dog"], UserError)
+    assert "dog/002.json: expected {'scribbles'" in str(found["dog"])
     with pytest.raises(UserError, match="found none"):
         find_scribbles(tmp_path / "bear")
 

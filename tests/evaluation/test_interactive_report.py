@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from vosforge import networks
 from vosforge.clip import Clip
 from vosforge.errors import UserError
 from vosforge.evaluation.interactive import Rules, evaluate_interactive
+from vosforge.evaluation.interactive_methods import skipped_videos, without_videos
 from vosforge.evaluation.methods import INTERACTIVE_BASELINES, Brush
 from vosforge.evaluation.truth import Truth
 from vosforge.propagation import CopyFirstMask, OpticalFlow
@@ -84,6 +84,35 @@ def test_a_video_that_fails_in_a_later_session_does_not_count_at_all(make_clip):
     assert found["skipped"] == ["video a: out of memory"]
 
 
+def test_a_video_with_broken_scribbles_is_left_out_with_their_error(make_clip):
+    scribbles = {"a": UserError("a/001.json: expected JSON")}
+    found = evaluate_interactive(Half, [make_clip("a"), make_clip("b")], scribbles, ONE, clock=lambda: 0.0)
+    assert found["skipped"] == ["video a: a/001.json: expected JSON"]
+    assert found["videos"] == 1
+
+
+def test_video_that_one_method_cannot_do_counts_for_none(make_clip):
+    class Fragile(Half):
+        def __init__(self, clip: Clip):
+            if clip.name == "b":
+                raise UserError("out of memory")
+            super().__init__(clip)
+
+    clips = [make_clip("a"), make_clip("b", objects=3), make_clip("c", objects=2)]
+    played = {
+        name: evaluate_interactive(method, clips, rules=ONE, clock=lambda: 0.0)
+        for name, method in (("half", Half), ("fragile", Fragile))
+    }
+    skipped = skipped_videos(played, ["a", "b", "c"])
+    assert skipped == [{"video": "b", "reason": "video b: out of memory"}]
+    found = without_videos(played, {"b"}, ONE)
+    alone = evaluate_interactive(Half, [clips[0], clips[2]], rules=ONE, clock=lambda: 0.0)
+    assert {**found["half"], "skipped": []} == alone
+    assert {**found["fragile"], "skipped": []} == alone
+    with pytest.raises(UserError, match="no video is left that every method can do; the first: video b: out of memory"):
+        without_videos(played, {"a", "b", "c"}, ONE)
+
+
 @pytest.mark.parametrize("kind", ["layout", "shards"])
 def test_truth_gives_an_error_in_place_of_a_video_that_cannot_be_read(
     make_clip, write_davis, build_shards, tmp_path, kind
@@ -95,11 +124,11 @@ def test_truth_gives_an_error_in_place_of_a_video_that_cannot_be_read(
     else:
         shards = build_shards(tmp_path, clips)
         path = tmp_path / shards.videos[1].file
-        # One row a group: the third frame of the second video, whose image lies in the seventh column.
-        start = pq.ParquetFile(path).metadata.row_group(7).column(6).data_page_offset
+        # The third frame of the second video.
+        start = int(shards.videos[1].ranges("image")[2][0])
         data = path.read_bytes()
         path.write_bytes(data[:start] + bytes(200) + data[start + 200 :])
-        told = r"^video b: .*:b: the shard cannot be read"
+        told = r"^video b: .*:b/00002: expected a JPEG or PNG image"
     first, error, last = Truth(str(tmp_path)).clips()
     assert (first.name, last.name) == ("a", "c")
     assert (last.masks == clips[2].masks).all()

@@ -52,6 +52,36 @@ def test_shadow_files_of_macos_archives_are_not_masks(make_clip, write_masks, zi
     assert open_masks(str(zip_folder(folder, tmp_path / "m.zip"))).videos() == ["a"]
 
 
+def test_masks_with_a_capital_ending_are_read(make_clip, write_masks, tmp_path):
+    clip = make_clip("a")
+    folder = write_masks(tmp_path / "m", clip)
+    (folder / "a" / "00001.png").rename(folder / "a" / "00001.PNG")
+    (folder / "a" / "._00001.png").write_bytes(b"shadow")
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.mkdir("a/folder.png/")
+        for file in folder.glob("a/0*"):
+            archive.write(file, file.relative_to(folder))
+    for uri in (folder, tmp_path / "m.zip"):
+        masks = open_masks(str(uri))
+        assert masks.frames("a") == list(clip.frame_ids)
+        assert masks.where("a", "00001").endswith("a/00001.PNG")
+        assert np.array_equal(read(masks, clip), clip.masks)
+
+
+def test_mask_that_cannot_be_opened_is_named(make_clip, write_masks, zip_folder, tmp_path, monkeypatch):
+    clip = make_clip("a")
+    folder = write_masks(tmp_path / "m", clip)
+    packed = zip_folder(folder, tmp_path / "m.zip")
+    (folder / "a" / "00002.png").unlink()
+    (folder / "a" / "00002.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"a/00002\.png: cannot be read \(No such file or directory\)$"):
+        read(open_masks(str(folder)), clip)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for uri in (folder, packed):
+        with pytest.raises(UserError, match=r"a/00001\.png: cannot be read \(Image size .* exceeds limit"):
+            read(open_masks(str(uri)), clip)
+
+
 def test_every_missing_frame_is_named_in_one_error(make_clip, write_masks, tmp_path):
     clip = make_clip("a")
     folder = write_masks(tmp_path, clip)

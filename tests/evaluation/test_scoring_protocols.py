@@ -160,3 +160,19 @@ def test_masks_that_do_not_fit_are_refused():
         score(video(), video().astype(np.int64))
     with pytest.raises(UserError, match="at least one frame"):
         score(video()[:0], video()[:0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([[[1]]], r"expected an array, \(T, H, W\) uint8 index masks of at least one frame, found list"),
+        (np.ones((1, 2, 2), np.int64), r"expected masks of dtype uint8, found int64; convert with astype\(np\.uint8\)"),
+        (np.ones((2, 2), np.uint8), r".*, found \(2, 2\) uint8; read palette PNGs without converting them to RGB"),
+    ],
+)
+def test_masks_of_another_kind_are_told_what_is_expected(wrong, message):
+    with pytest.raises(UserError, match=f"^truth: {message}"):
+        score(wrong, np.ones((1, 2, 2), np.uint8))
+    if not isinstance(wrong, list) and wrong.ndim == 3:
+        with pytest.raises(UserError, match=f"^prediction: {message}"):
+            score(np.ones((1, 2, 2), np.uint8), wrong)

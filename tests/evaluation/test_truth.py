@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -62,6 +63,54 @@ def test_layout_takes_frames_of_another_folder_too(make_clip, write_davis, tmp_p
     found = Truth(str(root), frames=dense / "JPEGImages").clip(0)
     assert found.frame_ids == clip.frame_ids
     assert found.annotated.tolist() == [True, False, True, False, True]
+
+
+def test_videos_that_the_files_rule_out_are_errors_in_their_place(make_clip, write_davis, tmp_path):
+    root = write_davis(tmp_path / "set", *(make_clip(name) for name in ("a", "bb", "ccc")))
+    (root / "JPEGImages" / "empty").mkdir()
+    shutil.rmtree(root / "JPEGImages" / "bb")
+    truth = Truth(str(root))
+    assert set(truth.names) == {"a", "bb", "ccc", "empty"}
+    found = dict(zip(truth.names, truth.clips(), strict=True))
+    assert {name for name, clip in found.items() if isinstance(clip, Clip)} == {"a", "ccc"}
+    for name in ("bb", "empty"):
+        assert f"JPEGImages/{name}: no frames" in str(found[name])
+        with pytest.raises(UserError, match="no frames"):
+            truth.annotated(truth.names.index(name))
+
+
+def test_video_that_lacks_a_frame_of_another_folder_is_an_error_in_its_place(
+    make_clip, write_davis, write_masks, tmp_path
+):
+    clips = [make_clip(name) for name in ("a", "bb", "ccc")]
+    root, folder = write_davis(tmp_path / "set", *clips), write_masks(tmp_path / "masks", *clips)
+    (root / "JPEGImages" / "a" / "00002.jpg").unlink()
+    shutil.rmtree(root / "JPEGImages" / "ccc")
+    truth = Truth(str(folder), frames=root / "JPEGImages")
+    first, second, third = truth.clips()
+    assert "a: no frame 00002, for which there is a mask" in str(first)
+    assert (second.masks == clips[1].masks).all()
+    assert "ccc: no frame 00000" in str(third)
+
+
+def test_file_that_cannot_be_opened_is_an_error_that_names_it(make_clip, write_davis, tmp_path):
+    root = write_davis(tmp_path, make_clip("a"), make_clip("bb"))
+    for name in ("Annotations/a/00001.png", "JPEGImages/bb/00001.jpg"):
+        (root / name).unlink()
+        (root / name).symlink_to(root / "gone")
+    truth = Truth(str(root))
+    with pytest.raises(UserError, match=r"Annotations/a/00001\.png: cannot be read \(No such file"):
+        truth.annotated(0)
+    with pytest.raises(UserError, match=r"JPEGImages/bb/00001\.jpg: cannot be read \(No such file"):
+        truth.clip(1)
+    with pytest.raises(UserError, match="cannot be read"):
+        truth.pictures(1, ["00001"])
+
+
+def test_limit_below_one_is_refused(make_clip, write_masks, tmp_path):
+    for limit in (0, -1):
+        with pytest.raises(UserError, match=f"limit: expected at least 1 video, found {limit}"):
+            Truth(str(write_masks(tmp_path, make_clip("a"))), limit=limit)
 
 
 def test_meta_of_the_folder_is_read(make_clip, write_davis, tmp_path):

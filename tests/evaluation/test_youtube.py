@@ -59,8 +59,8 @@ def test_listed_frames_alone_count():
     assert needed(video(), "youtube", listed).tolist() == [False, False, True, True, True, False]
     only = {"v": {"objects": {"1": entry("cat")}}}
     assert list(score_at(video(), video(), "youtube", listed_frames(only, "v", names))[0]) == [1]
-    with pytest.raises(UserError, match=r"meta\.json: no video w"):
-        listed_frames(meta, "w", names)
+    with pytest.raises(UserError, match=r"^set/meta\.json: no video w"):
+        listed_frames(meta, "w", names, "set/meta.json")
 
 
 def test_g_is_the_mean_of_the_four_group_means():
@@ -114,3 +114,22 @@ def test_meta_of_another_form_is_refused(content, tmp_path):
         read_meta(tmp_path / "meta.json")
     with pytest.raises(UserError, match="no such file"):
         read_meta(tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        read_meta(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"category": ["cat", "dog"]}, r"videos\.a\.objects\.1\.category is a list, not text"),
+        ({"category": 3}, r"videos\.a\.objects\.1\.category is a number, not text"),
+        ({"frames": [0, 5]}, r"videos\.a\.objects\.1\.frames holds a number, not names as text"),
+        ({"frames": ["00000", None]}, r"videos\.a\.objects\.1\.frames holds null, not names as text"),
+        ({"frames": "00000"}, r"videos\.a\.objects\.1\.frames is text, not a list of names"),
+        ([], r"videos\.a\.objects\.1 is a list"),
+    ],
+)
+def test_field_of_meta_of_another_form_is_named(entry, told, tmp_path):
+    (tmp_path / "meta.json").write_text(json.dumps({"videos": {"a": {"objects": {"1": entry}}}}))
+    with pytest.raises(UserError, match=rf"meta\.json: expected .* \({told}\)$"):
+        read_meta(tmp_path / "meta.json")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +21,7 @@ import torch
 from vosforge import networks
 from vosforge.clip import Clip
 from vosforge.data.image_files import decode_frame, decode_mask, encode_frame, encode_mask
+from vosforge.errors import UserError
 from vosforge.propagation import Propagator, segment_clip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -138,6 +142,26 @@ def test_same_command_keeps_what_is_finished_and_segments_what_was_repaired(runs
     )
 
 
+def test_other_input_or_weights_in_the_same_folder_are_refused_by_their_names(runs, tmp_path):
+    before = stamps(runs.folder / "out")
+    shutil.copytree(runs.folder / "masks", tmp_path / "masks")
+    torch.manual_seed(1)
+    networks.save(networks.build("stm", "nano"), tmp_path / "other.safetensors")
+    for flag, value, named in (
+        ("--mask", tmp_path / "masks", "mask"),
+        ("--model", tmp_path / "other.safetensors", "model"),
+    ):
+        done = segment(runs.folder, *SETTINGS, flag, value)
+        assert done.returncode == 2, done.stderr
+        assert f"{runs.folder}/out was started with another {named}; choose another name" in done.stderr
+    # The same weights under another name are the same model.
+    shutil.copy(runs.folder / "stm.safetensors", tmp_path / "same.safetensors")
+    same = segment(runs.folder, *SETTINGS, "--model", tmp_path / "same.safetensors")
+    assert same.returncode == 0, same.stderr
+    assert "4 of 4 videos are segmented already" in same.stdout
+    assert stamps(runs.folder / "out") == before
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_their_names(runs):
     before = stamps(runs.folder / "out")
     done = segment(runs.folder, "--memory-every", 3, "--short-side", 32)
@@ -161,3 +185,114 @@ def test_more_broken_videos_than_allowed_end_the_run(runs, tmp_path):
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "segment.json").exists()
     assert not {"bear", "cow"} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_files_that_cannot_be_opened_skip_their_video_by_name(runs, tmp_path):
+    for name in ("videos", "masks", "stm.safetensors"):
+        source = runs.folder / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for path in (tmp_path / "videos" / "bear" / f"{DAMAGED}.jpg", tmp_path / "masks" / "cow.png"):
+        path.unlink()
+        path.symlink_to(tmp_path / "gone")
+    done = segment(tmp_path, "--max-bad", 0.5)
+    assert done.returncode == 0, done.stderr
+    assert (
+        f"skipped bear: {tmp_path}/videos/bear/{DAMAGED}.jpg: cannot be read (No such file or directory)" in done.stdout
+    )
+    assert f"skipped cow: {tmp_path}/masks/cow.png: no such mask file or folder of masks" in done.stdout
+    assert "2 of 4 videos" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    """The program as a module, which many refusals need not start anew."""
+    spec = importlib.util.spec_from_file_location("segment_program", ROOT / "jobs" / "segment.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def alone(tmp_path) -> Path:
+    """One video with its first mask, and a network."""
+    networks.save(network(), tmp_path / "stm.safetensors")
+    write_video(tmp_path, "bear", 0)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("out", "how"),
+    [
+        ("videos/bear", "is --video"),
+        ("videos/../videos/bear", "is --video"),
+        ("link", "is --video"),
+        ("videos/bear/masks", "lies in --video"),
+        ("videos", "contains --video"),
+        (".", "contains --video"),
+        ("masks", "contains --mask"),
+    ],
+)
+def test_masks_are_never_written_over_the_frames_or_masks_that_are_given(program, alone, out, how):
+    (alone / "link").symlink_to(alone / "videos" / "bear")
+    before = contents(alone)
+    options = program.Options(
+        str(alone / "stm.safetensors"), alone / "videos" / "bear", alone / "masks" / "bear.png", alone / out
+    )
+    with pytest.raises(UserError, match=rf"^--out: {alone / out} {how} .*; choose another$"):
+        program.main(options)
+    assert contents(alone) == before
+
+
+@pytest.mark.parametrize("out", ["masks", "masks/new"])
+def test_masks_of_many_videos_are_never_written_among_those_given(program, alone, out):
+    options = program.Options(str(alone / "stm.safetensors"), alone / "videos", alone / "masks", alone / out)
+    with pytest.raises(UserError, match=r"^--out: .* --mask .*; choose another$"):
+        program.main(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 0}, "--workers: expected at least 1, found 0"),
+        ({"short_side": 8}, "--short-side: expected at least 16 pixels, found 8"),
+        ({"fps": 0.0}, "--fps: expected more than 0, found 0.0"),
+        ({"max_bad": 2.0}, "--max-bad: expected a share from 0 to 1, found 2.0"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_read(program, tmp_path, changes, message):
+    gone = tmp_path / "gone"
+    with pytest.raises(UserError, match=f"^{message}$"):
+        program.main(program.Options("none.safetensors", gone, gone, tmp_path / "out", **changes))
+
+
+@pytest.mark.parametrize("video", ["videos/bear", "videos"])
+def test_folder_with_other_files_is_refused_before_the_model_is_read(program, alone, video):
+    mask = alone / ("masks/bear.png" if video.endswith("bear") else "masks")
+    (alone / "out" / "bear").mkdir(parents=True)
+    (alone / "out" / "bear" / "00000.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match="out: expected a new or empty folder for the masks, found files in it"):
+        program.main(program.Options("none.safetensors", alone / video, mask, alone / "out"))
+    assert contents(alone / "out") == {"bear/00000.png": b"mine"}
+
+
+def test_program_that_is_told_to_end_leaves_nothing_half_written(alone):
+    rng = np.random.default_rng(0)
+    for t in range(FRAMES, 400):
+        (alone / "videos" / "bear" / f"{t:05d}.jpg").write_bytes(
+            encode_frame(rng.integers(0, 256, (40, 56, 3), np.uint8))
+        )
+    arguments = ["--model", "stm.safetensors", "--video", "videos/bear", "--mask", "masks/bear.png", "--out", "out"]
+    command = [sys.executable, ROOT / "jobs" / "segment.py", *arguments]
+    process = subprocess.Popen([*map(str, command)], cwd=alone, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not [*alone.glob(".out.*.aside/00001.png")]:
+        time.sleep(0.05)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 143, told
+    assert "stopped; " in told
+    assert sorted(path.name for path in alone.iterdir()) == ["masks", "stm.safetensors", "videos"]

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from vosforge import pictures
 from vosforge.clip import Clip
 from vosforge.data.image_files import decode_mask, encode_frame, encode_mask
 from vosforge.errors import UserError
-from vosforge.propagation import CopyFirstMask, Propagator, segment_clip
+from vosforge.propagation import CopyFirstMask, Propagator, segment_clip, segment_frame
 from vosforge.propagation.files import FirstMasks, VideoFiles, find_videos, segment_files
 
 
@@ -71,12 +77,68 @@ def test_overlay_and_sheet_are_written_beside_the_masks(folder):
     assert cv2.imread(str(folder / "out" / "sheet.png")).shape[0] > 160
 
 
-def test_other_files_of_the_folder_stay(folder):
+def test_folder_with_other_files_is_refused_and_left_alone(folder):
     (folder / "out").mkdir()
     (folder / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"out: expected a new or empty folder .* delete or choose another"):
+        segment_files(CopyFirstMask(), files(folder), folder / "out")
+    assert [path.name for path in (folder / "out").iterdir()] == ["notes.txt"]
+    with pytest.raises(UserError, match=r"first\.png: expected a folder for the masks, found a file"):
+        segment_files(CopyFirstMask(), files(folder), folder / "first.png")
+
+
+def test_empty_folder_is_filled_through_a_link_too(folder):
+    (folder / "real").mkdir()
+    (folder / "link").symlink_to(folder / "real")
+    segment_files(CopyFirstMask(), files(folder), folder / "link")
+    assert len(list((folder / "real").iterdir())) == 6
+    assert (folder / "link").is_symlink()
+
+
+def test_what_a_killed_run_left_beside_the_folder_is_removed(folder):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for number in (ended.pid, os.getpid(), os.getppid()):
+        (folder / f".out.{number}.aside").mkdir()
+    (folder / f".out.more.{ended.pid}.aside").mkdir()
     segment_files(CopyFirstMask(), files(folder), folder / "out")
-    assert (folder / "out" / "notes.txt").read_text() == "mine"
-    assert len(list((folder / "out").iterdir())) == 7
+    # Another process may be at work, and another folder is another run's.
+    left = {path.name for path in folder.glob(".*.aside")}
+    assert left == {f".out.{os.getppid()}.aside", f".out.more.{ended.pid}.aside"}
+
+
+@pytest.mark.parametrize("lost", ["frames/00003.jpg", "masks/00000.png", "first.png"])
+def test_file_that_cannot_be_opened_is_an_error_that_names_it(folder, lost):
+    (folder / "masks").mkdir()
+    mask = "first.png" if lost.startswith("first") else "masks"
+    (folder / "masks" / "00000.png").write_bytes((folder / "first.png").read_bytes())
+    (folder / lost).unlink()
+    (folder / lost).symlink_to(folder / "gone")
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(UserError, match=rf"{lost}: (cannot be read \(No such file|no such mask file)"):
+        segment_files(CopyFirstMask(), files(folder, mask=mask), folder / "out")
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_mask_of_more_pixels_than_are_opened_is_an_error_that_names_it(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"first\.png: .*exceeds limit"):
+        segment_files(CopyFirstMask(), files(folder), folder / "out")
+
+
+@pytest.mark.parametrize("short_side", [None, 16, 23, 32])
+def test_first_masks_are_exactly_those_given_at_any_size(nano, noise, short_side):
+    clip = noise(1, 1)
+    # Thin and ragged shapes are what reducing and enlarging changes most.
+    mask = np.zeros(clip.size, np.uint8)
+    mask[5:30:3, 5:40], mask[8:25, 44:46], mask[35, 50] = 4, 7, 9
+    assert (segment_frame(CopyFirstMask(), clip.frames[0], mask, short_side) == mask).all()
+    segmenter = Propagator(nano())
+    assert (segment_frame(segmenter, clip.frames[0], mask, short_side) == mask).all()
+    # Given again, alone and elsewhere.
+    moved = np.roll(np.where(mask == 7, mask, 0), 3, axis=0)
+    labels = segment_frame(segmenter, clip.frames[0], moved, short_side)
+    assert ((labels == 7) == (moved == 7)).all()
 
 
 def test_video_that_breaks_off_leaves_nothing_behind(folder):
@@ -182,6 +244,36 @@ def test_videos_of_a_folder_are_found_with_their_masks(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no frames, video files or folders"):
         find_videos(tmp_path / "empty", tmp_path / "masks")
+
+
+def folder_of(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_hidden_folders_and_files_are_no_videos(tmp_path):
+    videos = folder_of(tmp_path / "videos", "a/0.jpg", ".cache/0.jpg", ".b.mp4", "._a.jpg")
+    assert [found.name for found in find_videos(videos, folder_of(tmp_path / "masks", "a.PNG"))] == ["a"]
+
+
+def test_masks_with_a_capital_ending_are_found(tmp_path):
+    videos = folder_of(tmp_path / "videos", "a/0.jpg", "b/0.jpg")
+    found = find_videos(videos, folder_of(tmp_path / "masks", "a.PNG", "b/0.PNG"))
+    assert [files.mask.name for files in found] == ["a.PNG", "b"]
+    assert list(FirstMasks(found[1].mask).files) == ["0"]
+
+
+@pytest.mark.parametrize("beside", ["a/0.jpg", "a.mp4"])
+def test_images_beside_videos_are_refused_by_name(tmp_path, beside):
+    videos = folder_of(tmp_path / "videos", beside, "poster.jpg")
+    with pytest.raises(UserError, match=r"expected frames, or videos, found poster\.jpg beside a"):
+        find_videos(videos, tmp_path)
+
+
+def test_folder_of_frames_may_hold_folders_of_other_things(tmp_path):
+    assert find_videos(folder_of(tmp_path, "0.jpg", "notes/read.txt"), tmp_path) is None
 
 
 def test_segmented_files_are_what_the_library_gives(folder, nano):

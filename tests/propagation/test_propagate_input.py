@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vosforge.errors import UserError
-from vosforge.propagation import MemoryBank, Propagator, Session, propagate, read_scribbles, segment_clip
+from vosforge.propagation import MemoryBank, Model, Propagator, Session, propagate, read_scribbles, segment_clip
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -96,3 +96,30 @@ def test_few_frames_that_went_are_all_told_as_a_list(nano, noise):
     segment_clip(propagator, clip)
     assert propagator.memory[0]["evicted"] == [1, 2, 3]
     assert np.all(np.diff(propagator.memory[0]["frames"]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("a.safetensors", r"found the path a\.safetensors; load it with networks\.load\(path\)"),
+        (Path("a.safetensors"), r"found the path a\.safetensors; load it"),
+        (None, "found NoneType$"),
+        (torch.nn.Linear(1, 1), "found Linear$"),
+    ],
+)
+def test_what_is_no_network_is_named_by_its_kind(noise, network, message):
+    for make in (Propagator, lambda network: Session(network, noise(2, 1).frames)):
+        with pytest.raises(UserError, match=f"network: expected a MemoryNetwork, {message}"):
+            make(network)
+
+
+def test_model_in_place_of_a_network_is_told_how_it_starts(nano, noise):
+    for make in (Propagator, lambda network: Session(network, noise(2, 1).frames)):
+        with pytest.raises(UserError, match=r"found Model; Model\.start\(\) gives its segmenter"):
+            make(Model([nano()]))
+
+
+def test_frames_that_come_only_once_are_refused_by_a_session(nano, noise):
+    for frames, kind in ((iter(noise(2, 1).frames), "iterator"), ((f for f in noise(2, 1).frames), "generator")):
+        with pytest.raises(UserError, match=rf"frames: expected .*, found {kind}; make a list of it"):
+            Session(nano("stm-interactive"), frames)

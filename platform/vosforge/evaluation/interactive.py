@@ -90,7 +90,7 @@ ROBOT = Robot()
 def evaluate_interactive(
     make_session: Callable[[Clip], InteractiveMethod],
     clips: Iterable[Clip | UserError],
-    scribbles: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    scribbles: Mapping[str, Sequence[Mapping[str, Any]] | UserError] | None = None,
     rules: Rules = OFFICIAL,
     robot: Robot = ROBOT,
     clock: Callable[[], float] = time.perf_counter,
@@ -109,7 +109,8 @@ def evaluate_interactive(
         make_session: gives a fresh session; of the clip's masks it must know nothing.
         clips: annotated videos; all annotated frames count, 255 is void beside other ids. An error in the place of a
             video says why it cannot be read.
-        scribbles: clip name -> contents of its DAVIS scribble files, as `find_scribbles` gives them.
+        scribbles: clip name -> contents of its DAVIS scribble files, or why they cannot be read, as `find_scribbles`
+            gives them.
         rules: of the protocol.
         robot: who draws.
         clock: seconds, read before and after each interaction.
@@ -133,6 +134,8 @@ def evaluate_interactive(
                 raise clip
             truth = _Truth(clip)
             files = (scribbles or {}).get(clip.name) or [None]
+            if isinstance(files, UserError):
+                raise files
             # A video counts with all its first scribbles or not at all.
             rows += [
                 row
@@ -147,18 +150,26 @@ def evaluate_interactive(
     return {**summarise_interactions(rows, rules), "skipped": skipped}
 
 
-def find_scribbles(folder: str | Path) -> dict[str, list[dict[str, Any]]]:
+def find_scribbles(folder: str | Path) -> dict[str, list[dict[str, Any]] | UserError]:
     """The scribble files of a data set, `<folder>/<video>/<number>.json`, in the files' order.
 
+    In place of the files of a video of which one is malformed, the error that names it.
+
     Raises:
-        UserError: when there are none, or one is malformed, naming it.
+        UserError: when there are none.
     """
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    files: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(Path(folder).glob("*/*.json")):
-        found[path.parent.name].append(read_scribbles(path))
-    if not found:
+        files[path.parent.name].append(path)
+    if not files:
         raise UserError(f"{folder}: expected scribble files <video>/<number>.json, found none")
-    return dict(found)
+    found: dict[str, list[dict[str, Any]] | UserError] = {}
+    for video, paths in files.items():
+        try:
+            found[video] = [read_scribbles(path) for path in paths]
+        except UserError as error:
+            found[video] = error
+    return found
 
 
 def summarise_interactions(rows: Sequence[Row], rules: Rules = OFFICIAL) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from vosforge.data.image_files import decode_mask
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.protocols import words
+from vosforge.reading import reading
 from vosforge.storage import exists, is_local, join, local_path
 
 _MOST_NAMED = 4
@@ -49,7 +52,7 @@ class Masks(ABC):
         """`(H, W)` uint8 ids of one frame that there is.
 
         Raises:
-            UserError: naming the file that is no mask of ids.
+            UserError: naming the file that cannot be read or is no mask of ids.
         """
 
 
@@ -63,13 +66,25 @@ class MaskFolder(Masks):
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     def frames(self, video: str) -> list[str]:
-        return sorted(path.stem for path in (self.folder / video).glob("*.png"))
+        return sorted({path.stem for path in (self.folder / video).glob("*") if _is_mask(path)})
 
     def where(self, video: str, frame: str = "") -> str:
-        return str(self.folder / video / f"{frame}.png" if frame else self.folder / video)
+        folder = self.folder / video
+        if not frame:
+            return str(folder)
+        usual = folder / f"{frame}.png"
+        if not os.path.lexists(usual):
+            usual = next((path for path in folder.glob(f"{glob.escape(frame)}.*") if _is_mask(path)), usual)
+        return str(usual)
 
     def read(self, video: str, frame: str) -> np.ndarray:
-        return decode_mask(Path(self.where(video, frame)).read_bytes(), self.where(video, frame))
+        name = self.where(video, frame)
+        with reading(name):
+            return decode_mask(Path(name).read_bytes(), name)
+
+
+def _is_mask(path: PurePath) -> bool:
+    return path.suffix.lower() == ".png" and not path.name.startswith(".")
 
 
 class MaskZip(Masks):
@@ -82,18 +97,20 @@ class MaskZip(Masks):
     def __init__(self, path: Path):
         self.path, self.name = path, str(path)
         self._open: zipfile.ZipFile | None = None
-        names = [PurePosixPath(name) for name in self._file().namelist() if name.lower().endswith(".png")]
+        files = (PurePosixPath(name) for name in self._file().namelist() if not name.endswith("/"))
+        names = [name for name in files if _is_mask(name)]
         # Archives made on macOS hold a shadow of every file.
         names = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
         tops = {name.parts[0] for name in names}
         self._top = f"{tops.pop()}/" if len(tops) == 1 and all(len(name.parts) == 3 for name in names) else ""
         if self._top:
             self.note = f"{path}: looked through its top folder {self._top}, which the DAVIS server refuses"
-        self._frames: dict[str, list[str]] = {}
+        # Video -> frame -> the file's name, whose ending may be written otherwise.
+        self._frames: dict[str, dict[str, str]] = {}
         for name in names:
             inside = name.relative_to(self._top) if self._top else name
             if len(inside.parts) == 2:
-                self._frames.setdefault(inside.parts[0], []).append(inside.stem)
+                self._frames.setdefault(inside.parts[0], {})[inside.stem] = inside.name
 
     def _file(self) -> zipfile.ZipFile:
         if self._open is None:
@@ -110,14 +127,18 @@ class MaskZip(Masks):
         return sorted(self._frames.get(video, ()))
 
     def where(self, video: str, frame: str = "") -> str:
-        return f"{self.path}:{self._top}{video}" + (f"/{frame}.png" if frame else "")
+        return f"{self.path}:{self._top}{video}" + (f"/{self._name(video, frame)}" if frame else "")
+
+    def _name(self, video: str, frame: str) -> str:
+        return self._frames.get(video, {}).get(frame, f"{frame}.png")
 
     def read(self, video: str, frame: str) -> np.ndarray:
         try:
-            data = self._file().read(f"{self._top}{video}/{frame}.png")
+            data = self._file().read(f"{self._top}{video}/{self._name(video, frame)}")
         except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
             raise UserError(f"{self.where(video, frame)}: damaged in the zip ({error}); make it again") from error
-        return decode_mask(data, self.where(video, frame))
+        with reading(self.where(video, frame)):
+            return decode_mask(data, self.where(video, frame))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}

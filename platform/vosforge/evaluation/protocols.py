@@ -185,9 +185,16 @@ PROTOCOLS: dict[str, Callable[[np.ndarray, np.ndarray, Listed | None], _Pairs]] 
 
 def _check(truth: np.ndarray, prediction: np.ndarray) -> None:
     for field, masks in (("truth", truth), ("prediction", prediction)):
-        if masks.ndim != 3 or masks.dtype != np.uint8 or not masks.size:
+        wanted = "(T, H, W) uint8 index masks of at least one frame"
+        if not isinstance(masks, np.ndarray):
+            raise UserError(f"{field}: expected an array, {wanted}, found {type(masks).__name__}")
+        if masks.ndim == 3 and masks.size and masks.dtype != np.uint8:
             raise UserError(
-                f"{field}: expected (T, H, W) uint8 index masks of at least one frame, "
+                f"{field}: expected masks of dtype uint8, found {masks.dtype}; convert with astype(np.uint8)"
+            )
+        if masks.ndim != 3 or not masks.size:
+            raise UserError(
+                f"{field}: expected {wanted}, "
                 f"found {masks.shape} {masks.dtype}; read palette PNGs without converting them to RGB"
             )
     if truth.shape != prediction.shape:

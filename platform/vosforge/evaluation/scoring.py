@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from vosforge.evaluation.predictions import Masks, read_masks
 from vosforge.evaluation.protocols import Scores, known_ids, needed, score_at
 from vosforge.evaluation.report import recall_and_decay, summarise
 from vosforge.evaluation.truth import Annotated, Truth
-from vosforge.evaluation.youtube import Meta, frame_rate, listed_frames, summarise_youtube
+from vosforge.evaluation.youtube import META_FILE, Meta, frame_rate, listed_frames, summarise_youtube
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Scoring:
         masks: predictions by method.
         protocol: as in `score`.
         meta: `meta.json` of the truth, for protocol youtube.
+        meta_file: that it was read from, for errors.
         baselines: methods that are run on the frames, as in `evaluate`; none for a truth without frames.
         bad: number -> reason, for videos that are known to be bad already.
     """
@@ -59,6 +61,7 @@ class Scoring:
     meta: Meta | None = None
     baselines: Mapping[str, Callable[[Clip], np.ndarray]] = field(default_factory=dict)
     bad: Mapping[int, str] = field(default_factory=dict)
+    meta_file: str | Path = META_FILE
 
     def __call__(self, i: int) -> VideoScores:
         """The i-th video. A video that is bad for one method is skipped for all, so that they stay comparable."""
@@ -74,7 +77,7 @@ class Scoring:
     def _score(self, i: int, result: VideoScores) -> None:
         clip = self.truth.clip(i) if self.baselines else None
         truth = self.truth.annotated(i) if clip is None else Annotated.of(clip)
-        listed = listed_frames(self.meta, truth.name, truth.frame_ids) if self.meta else None
+        listed = listed_frames(self.meta, truth.name, truth.frame_ids, self.meta_file) if self.meta else None
         looked_at = needed(truth.masks, self.protocol, listed)
         known = known_ids(truth.masks, self.protocol, listed)
         result.frames, result.rate = len(truth.every_frame), frame_rate(truth.every_frame)

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from vosforge.clip import Clip
-from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame, decode_mask
+from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
 from vosforge.data.layouts import SourceVideo, find_videos
 from vosforge.data.shards import ShardSet, Video
 from vosforge.errors import UserError
 from vosforge.evaluation.predictions import MaskFolder, Masks, MaskZip
 from vosforge.evaluation.youtube import META_FILE, read_meta
+from vosforge.reading import reading
 from vosforge.storage import exists, is_local, join, local_path
 
 
@@ -56,39 +57,43 @@ class Truth:
         uri: shards (local or `s3://`); a local folder in a layout that ingest knows; or a folder or zip of
             `<video>/<frame>.png`, which has masks and no frames.
         split: of a folder with ImageSets.
-        limit: at most this many videos.
+        limit: at most this many videos, at least 1.
         frames: a folder of `<video>/<frame>.jpg` whose frames take the place of the truth's own: for truth without
             frames, or to segment all frames where the truth knows every fifth only.
 
     Attributes:
         uri: as given; `name`: its last part.
-        names: of the videos, in order.
+        names: of the videos, in order; those that cannot be used, as the list of files tells already, included.
         has_frames: whether there is something to look at beside the masks.
-        meta: content of the folder's `meta.json` as `read_meta` gives it, or None.
+        meta: content of the folder's `meta.json` as `read_meta` gives it, or None; `meta_file`: its path.
 
     Raises:
-        UserError: when it is none of them, or frames do not go with it.
+        UserError: when it is none of them, or when no video can be used, with the first one's reason.
     """
 
     def __init__(self, uri: str, split: str | None = None, limit: int | None = None, frames: str | Path | None = None):
-        self.uri, self.name = str(uri), Path(str(uri).rstrip("/")).name
+        if limit is not None and limit < 1:
+            raise UserError(f"limit: expected at least 1 video, found {limit}")
+        self.uri, self.name = str(uri), Path(str(uri).rstrip("/")).name or str(uri)
         self.meta: dict[str, Any] | None = None
+        self.meta_file = Path(uri) / META_FILE
         if not is_local(uri) or exists(join(uri, "manifest.json")):
             shards = ShardSet(uri)
             self._videos: list[_Source] = [_InShards(shards, video) for video in shards.videos]
         elif local_path(uri).is_file():
             self._videos = _masks_only(MaskZip(Path(uri)))
         else:
-            meta = Path(uri) / META_FILE
-            self.meta = read_meta(meta) if meta.is_file() else None
+            self.meta = read_meta(self.meta_file) if self.meta_file.is_file() else None
             self._videos = _in_folder(Path(uri), split)
-        if split is not None and not any(isinstance(video, _Files) for video in self._videos):
+        if split is not None and not any(isinstance(video, _Files | _Bad) for video in self._videos):
             raise UserError(f"{uri}: a split needs a folder with ImageSets/, which this is not; leave it out")
         if not self._videos:
             raise UserError(f"{uri}: no video to score; expected folders of <frame>.png")
         self._videos = self._videos[:limit]
         if frames is not None:
-            self._videos = [video.with_frames(Path(frames)) for video in self._videos]
+            self._videos = [_with_frames(video, Path(frames)) for video in self._videos]
+        if all(isinstance(video, _Bad) for video in self._videos):
+            raise UserError(self._videos[0].reason)
         self.names = [video.name for video in self._videos]
         self.has_frames = not any(isinstance(video, _MasksOnly) for video in self._videos)
 
@@ -113,19 +118,22 @@ class Truth:
         Raises:
             UserError: when it cannot be read, or has masks only.
         """
-        return self._videos[i].clip()
+        with reading(self.names[i]):
+            return self._videos[i].clip()
 
     def annotated(self, i: int) -> Annotated:
         """The i-th video's masks, without decoding frames where that can be avoided.
 
         Raises:
-            UserError: naming the file that does not decode or has another size than the first.
+            UserError: naming the file that cannot be read, does not decode or has another size than the first.
         """
-        return self._videos[i].annotated()
+        with reading(self.names[i]):
+            return self._videos[i].annotated()
 
     def pictures(self, i: int, frames: Sequence[str]) -> list[np.ndarray | None]:
         """`(H, W, 3)` uint8 RGB of some frames of the i-th video; None for those of a truth with masks only."""
-        return self._videos[i].pictures(frames)
+        with reading(self.names[i]):
+            return self._videos[i].pictures(frames)
 
 
 class _Source(ABC):
@@ -144,6 +152,25 @@ class _Source(ABC):
 
     @abstractmethod
     def with_frames(self, folder: Path) -> _Source: ...
+
+
+class _Bad(_Source):
+    """A video that cannot be used, in its place among the others."""
+
+    def __init__(self, name: str, reason: str):
+        self.name, self.reason = name, reason
+
+    def clip(self) -> Clip:
+        raise UserError(self.reason)
+
+    def annotated(self) -> Annotated:
+        raise UserError(self.reason)
+
+    def pictures(self, frames: Sequence[str]) -> list[np.ndarray | None]:
+        raise UserError(self.reason)
+
+    def with_frames(self, folder: Path) -> _Source:
+        return self
 
 
 class _InShards(_Source):
@@ -179,7 +206,8 @@ class _Files(_Source):
         files = [path for path in self.video.masks if path is not None]
         if not files:
             raise UserError(f"video {self.name}: no frame is annotated")
-        masks = _stacked([(str(path), decode_mask(path.read_bytes(), str(path))) for path in files])
+        linted = zip(files, [mask for mask in self.video.read_masks() if mask is not None], strict=True)
+        masks = _stacked([(str(path), mask) for path, mask in linted])
         every = tuple(path.stem for path in self.video.frames)
         return Annotated(self.name, masks, tuple(path.stem for path in files), every)
 
@@ -216,7 +244,11 @@ class _MasksOnly(_Source):
 
 def _in_folder(folder: Path, split: str | None) -> list[_Source]:
     try:
-        return [_Files(video) for video in find_videos(folder, split=split).videos]
+        found = find_videos(folder, split=split)
+        videos: dict[str, _Source] = {video.video_id: _Files(video) for video in found.videos}
+        for video in found.unusable:
+            videos.setdefault(video.video_id, _Bad(video.video_id, video.problem))
+        return list(videos.values())
     except UserError:
         # Folders that no layout claims may still hold masks by video.
         found = [] if not folder.is_dir() or (folder / "JPEGImages").is_dir() else _masks_only(MaskFolder(folder))
@@ -229,9 +261,17 @@ def _masks_only(masks: Masks) -> list[_Source]:
     return [_MasksOnly(masks, name) for name in masks.videos() if masks.frames(name)]
 
 
+def _with_frames(video: _Source, folder: Path) -> _Source:
+    try:
+        return video.with_frames(folder)
+    except UserError as error:
+        return _Bad(video.name, str(error))
+
+
 def _framed(video: SourceVideo, masks: dict[str, Path], folder: Path) -> SourceVideo:
     """The video with the frames of another folder and its own masks."""
-    files = sorted(p for p in (folder / video.video_id).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    there = (path for path in (folder / video.video_id).glob("*") if not path.name.startswith("."))
+    files = sorted(path for path in there if path.suffix.lower() in IMAGE_SUFFIXES)
     lost = sorted(set(masks) - {path.stem for path in files})
     if lost:
         raise UserError(f"{folder / video.video_id}: no frame {lost[0]}, for which there is a mask {masks[lost[0]]}")

@@ -16,6 +16,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+from vosforge.clip import MAX_OBJECTS
 from vosforge.errors import UserError
 from vosforge.evaluation.protocols import Scores
 
@@ -31,17 +32,20 @@ def read_meta(path: str | Path) -> Meta:
     """The `videos` of a YouTube-VOS `meta.json`: video -> `{"objects": {id: {"category", "frames"}}}`.
 
     Raises:
-        UserError: when the file is missing or no such JSON.
+        UserError: when the file is missing or no such JSON, naming the field.
     """
     try:
-        videos = json.loads(Path(path).read_bytes())["videos"]
-        for name, video in videos.items():
-            for k, entry in video["objects"].items():
-                if not k.isdecimal() or not isinstance(entry.get("frames", []), list):
-                    raise ValueError(f"object {k} of video {name}")
+        content = json.loads(Path(path).read_bytes())
+        videos = _mapping(content, "it").get("videos")
+        for name, video in _mapping(videos, "videos").items():
+            objects = _mapping(video, f"videos.{name}").get("objects")
+            for k, entry in _mapping(objects, f"videos.{name}.objects").items():
+                _check_entry(k, entry, f"videos.{name}.objects.{k}")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
         raise UserError(
             f'{path}: expected {{"videos": {{name: {{"objects": {{id: {{"category", "frames"}}}}}}}}}}, '
             f"found something else ({error})"
@@ -49,22 +53,56 @@ def read_meta(path: str | Path) -> Meta:
     return videos
 
 
+def _mapping(value: Any, field: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{field} is {_kind(value)}")
+    return value
+
+
+def _check_entry(k: str, entry: Any, field: str) -> None:
+    """Refuse the entry of an object whose id, category or frames are of another form."""
+    if not k.isdecimal() or not 1 <= int(k) <= MAX_OBJECTS:
+        raise ValueError(f"{field} is no id of 1..{MAX_OBJECTS}")
+    category, frames = _mapping(entry, field).get("category"), entry.get("frames", [])
+    if not isinstance(category, str | None):
+        raise ValueError(f"{field}.category is {_kind(category)}, not text")
+    if not isinstance(frames, list):
+        raise ValueError(f"{field}.frames is {_kind(frames)}, not a list of names")
+    strange = next((frame for frame in frames if not isinstance(frame, str)), None)
+    if strange is not None or None in frames:
+        raise ValueError(f"{field}.frames holds {_kind(strange)}, not names as text")
+
+
+def _kind(value: Any) -> str:
+    """What JSON calls a value."""
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return kinds.get(type(value), "null")
+
+
 def categories(meta: Meta) -> set[str]:
     """Every category that the objects of a `meta.json` have: of the training set's, the seen ones."""
     return {entry["category"] for v in meta.values() for entry in v["objects"].values() if entry.get("category")}
 
 
-def listed_frames(meta: Meta, video: str, frame_ids: Sequence[str]) -> dict[int, list[int]]:
+def listed_frames(
+    meta: Meta, video: str, frame_ids: Sequence[str], file: str | Path = META_FILE
+) -> dict[int, list[int]]:
     """Object id -> positions in `frame_ids` of the frames that count for it, the one in which it is given first.
 
     Listed frames that are not among `frame_ids` (their truth is not at hand) are left out. An object without a
     list has all frames.
 
+    Args:
+        meta: as `read_meta` gives it.
+        video: its name.
+        frame_ids: names of the frames whose truth is at hand.
+        file: that `meta` was read from, for the error.
+
     Raises:
         UserError: when the video is not in `meta`.
     """
     if video not in meta:
-        raise UserError(f"{META_FILE}: no video {video}; is it the file of this data set?")
+        raise UserError(f"{file}: no video {video}; is it the file of this data set?")
     position = {frame: t for t, frame in enumerate(frame_ids)}
     return {
         int(k): sorted(position[frame] for frame in entry.get("frames", frame_ids) if frame in position)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
 from vosforge.propagation.ensemble import Ensemble, FlipAndScales
+from vosforge.propagation.memory import parse_budget
 from vosforge.propagation.propagator import Propagator
 from vosforge.propagation.refinement import Refined
 from vosforge.propagation.segmenter import Segmenter
+from vosforge.reading import reading
 from vosforge.settings import AS_SAVED, Settings
-from vosforge.storage import write_aside
+from vosforge.storage import sha256, write_aside
 
 DESCRIPTION = "model.json"
 DEFAULT_BUDGET = 24
@@ -58,19 +62,72 @@ class Model:
         """Load one network's safetensors file, or a folder that `save_model` wrote.
 
         Raises:
-            UserError: when it is neither, or a member is missing or broken.
+            UserError: when it is neither, its description lacks a field or has one of another form, or a member is
+                missing or broken.
         """
         path = Path(path)
         if path.is_file():
             return Model([networks.load(path)])
         if not (path / DESCRIPTION).is_file():
             raise UserError(f"{path}: expected a network's .safetensors file or a folder with {DESCRIPTION}")
-        description = json.loads((path / DESCRIPTION).read_text())
+        description = _described(path / DESCRIPTION)
         return Model(
             [networks.load(path / name) for name in description["members"]],
             description["memory_every"],
             description["budget"],
         )
+
+
+def model_digest(path: str | Path) -> str:
+    """SHA-256 over what a network file, or a folder that `save_model` wrote, computes with.
+
+    Raises:
+        UserError: when it is neither, or a member is missing.
+    """
+    path = Path(path)
+    if path.is_file():
+        return sha256(path)
+    if not (path / DESCRIPTION).is_file():
+        raise UserError(f"{path}: expected a network's .safetensors file or a folder with {DESCRIPTION}")
+    description = _described(path / DESCRIPTION)
+    members = [path / name for name in description["members"]]
+    for member in members:
+        # Describing it tells whether it is there.
+        networks.describe(member)
+    parts = [sha256(member) for member in members]
+    whole = json.dumps({**description, "members": parts}, sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """What `save_model` wrote about a model, checked field by field."""
+    try:
+        with reading(path):
+            content = json.loads(path.read_bytes())
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path}: expected JSON, found something else ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected members, memory_every and budget, found a {type(content).__name__}")
+    members, every = content.get("members"), content.get("memory_every")
+    if not isinstance(members, list) or not members or not all(isinstance(name, str) for name in members):
+        raise UserError(f"{path}: members: expected file names, at least one, found {_shown(content, 'members')}")
+    if type(every) is not int or every < 1:
+        raise UserError(
+            f"{path}: memory_every: expected a whole number from 1, found {_shown(content, 'memory_every')}"
+        )
+    if "budget" not in content or not isinstance(content["budget"], int | str | None):
+        raise UserError(f"{path}: budget: expected a limit or null, found {_shown(content, 'budget')}")
+    try:
+        parse_budget(content["budget"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return content
+
+
+def _shown(content: dict[str, Any], field: str) -> str:
+    return repr(content[field])[:80] if field in content else "none"
 
 
 def save_model(

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ class Propagator(Segmenter):
         channels_last: keep the network and frames in that memory format, faster on some GPUs.
 
     Raises:
-        UserError: for an unknown precision, a `memory_every` or budget of another form, or eviction by a quality that
-            the network does not assess.
+        UserError: for what is no network, an unknown precision, a `memory_every` or budget of another form, or
+            eviction by a quality that the network does not assess.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Propagator(Segmenter):
         channels_last: bool = False,
     ):
         super().__init__(device)
+        check_network(network)
         if precision is None:
             precision = "fp64" if next(network.parameters()).dtype == torch.float64 else "fp32"
         if precision not in _DTYPES:
@@ -294,3 +296,19 @@ class Propagator(Segmenter):
     def precision(self) -> contextlib.AbstractContextManager:
         """The context in which the network's calls are made."""
         return torch.autocast(self.device.type, self._autocast) if self._half else contextlib.nullcontext()
+
+
+def check_network(network: Any) -> None:
+    """Refuse what is no network, a file's name or a `Model` for example.
+
+    Raises:
+        UserError: naming what was found, and what makes a network or a segmenter of it.
+    """
+    if isinstance(network, MemoryNetwork):
+        return
+    found, way = type(network).__name__, ""
+    if isinstance(network, str | Path):
+        found, way = f"the path {network}", "; load it with networks.load(path)"
+    elif hasattr(network, "start"):
+        way = f"; {found}.start() gives its segmenter"
+    raise UserError(f"network: expected a MemoryNetwork, found {found}{way}")

@@ -251,7 +251,8 @@ def segment_frame(
 ) -> np.ndarray:
     """One step at a reduced size: `(H, W, 3)` uint8 -> `(H, W)` uint8 ids at full size.
 
-    Probabilities are enlarged bilinearly before the most probable object is taken; given pixels stay as given.
+    Probabilities are enlarged bilinearly before the most probable object is taken. An object named in the mask is
+    exactly what is given; others lose the pixels given to it.
     """
     height, width = frame.shape[:2]
     if short_side is not None and short_side < 16:
@@ -265,7 +266,10 @@ def segment_frame(
     probabilities = segmenter.step(reduced, given)
     enlarged = F.interpolate(probabilities[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
     labels = segmenter.labels(enlarged)
-    return labels if mask is None else np.where(mask > 0, mask, labels)
+    if mask is None:
+        return labels
+    # Enlarged, an object reaches a little beyond the mask that it was given.
+    return np.where((mask > 0) | np.isin(labels, np.unique(mask)), mask, labels)
 
 
 def _reduced(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

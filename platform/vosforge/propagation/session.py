@@ -16,7 +16,7 @@ from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
 from vosforge.propagation.corrections import Correction, affected, carry
 from vosforge.propagation.packing import Packed
-from vosforge.propagation.propagator import Propagator
+from vosforge.propagation.propagator import Propagator, check_network
 from vosforge.propagation.scribbles import Drawn, Scribbles, draw
 from vosforge.propagation.segmenter import Segmenter
 from vosforge.propagation.user_memory import UserFrame, UserMemory, scribbled_networks, takes_scribbles
@@ -81,8 +81,8 @@ class Session:
         options: of `Propagator`, for a network; one with scribbles uses `device`, `precision` and `channels_last`.
 
     Raises:
-        UserError: for frames of another form, a network with scribbles that also asks for masks (`siamese`, `prior`),
-            or options for a segmenter, which has its own.
+        UserError: for what is no network or segmenter, frames of another form, a network with scribbles that also asks
+            for masks (`siamese`, `prior`), or options for a segmenter, which has its own.
     """
 
     def __init__(
@@ -95,7 +95,9 @@ class Session:
     ):
         if stroke_width < 1:
             raise UserError(f"stroke width: expected at least 1 pixel, found {stroke_width}")
-        if isinstance(model, Segmenter) and options:
+        if not isinstance(model, Segmenter):
+            check_network(model)
+        elif options:
             raise UserError(f"a segmenter has its settings already: {', '.join(options)} would have no effect")
         self._video = Video(frames, short_side)
         self._size, self._inner = self._video.size, self._video.reduced_size

@@ -23,11 +23,12 @@ Video = Clip | tuple[Iterable[Frame], Mapping[int, np.ndarray]]
 def propagate(
     videos: Iterable[Video], network: MemoryNetwork, batch: int = 4, **options: Any
 ) -> Iterator[np.ndarray | UserError]:
-    """Segment videos, several at a time, with the masks that each would get alone.
+    """Segment videos, several at a time, with the masks that each would get alone, up to ties of float rounding.
 
     Encoders and decoders run once a frame for all videos of the batch that have frames of one size, padded to the most
     objects among them; every video keeps its own memory, however many frames that holds. A video that ends makes
-    room for the next.
+    room for the next. Sums over a batch of another size are rounded otherwise, in the last bits; a pixel may go to
+    another object where two are as probable to that precision.
 
     Args:
         videos: clips, whose masks say what is given, or pairs of frames, one by one as `Propagator.step` takes them,

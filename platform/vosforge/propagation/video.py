@@ -20,7 +20,7 @@ class Video:
         short_side: pixels to which frames are reduced; None keeps their size.
 
     Raises:
-        UserError: for no frame, a first frame of another form, or a short side below 16.
+        UserError: for no sequence, no frame, a first frame of another form, or a short side below 16.
 
     Attributes:
         size: (H, W) of the frames.
@@ -28,6 +28,11 @@ class Video:
     """
 
     def __init__(self, frames: np.ndarray | Sequence[np.ndarray], short_side: int | None = None):
+        if not (hasattr(frames, "__len__") and hasattr(frames, "__getitem__")):
+            raise UserError(
+                f"frames: expected (T, H, W, 3) uint8 or a sequence of (H, W, 3), found {type(frames).__name__}; "
+                "make a list of it"
+            )
         if not len(frames):
             raise UserError("frames: expected at least one, found none")
         if short_side is not None and short_side < 16:
