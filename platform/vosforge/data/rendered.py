@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vosforge.clip import Clip
 from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
-from vosforge.data.rendering import SceneRecipe, render_clip
+from vosforge.data.rendering import Scene, SceneRecipe, build_scene, encodings, render_frame, truth
+from vosforge.data.rendering.meshes import Model
+from vosforge.data.rendering.render import frame_buffers
 from vosforge.data.shards import clip_table
 from vosforge.errors import UserError
 
@@ -23,31 +29,106 @@ class SceneItem:
     video: int
 
 
-def read_textures(folder: Path | None) -> tuple[list[np.ndarray], str]:
-    """Pictures of a folder by name, and a digest of their bytes.
+class Pictures(Sequence[np.ndarray]):
+    """The pictures of a folder and those below it, by name: `(H, W, 3)` uint8 RGB, decoded when they are drawn.
 
-    Returns:
-        `(H, W, 3)` uint8 RGB pictures and the digest; nothing and an empty digest without a folder.
+    Args:
+        folder: of JPEG and PNG files, on every node that renders; None for no pictures.
 
     Raises:
         UserError: when the folder is missing or holds no picture, or one does not decode.
     """
-    if folder is None:
-        return [], ""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of textures")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"{folder}: no JPEG or PNG picture in it")
-    content = [path.read_bytes() for path in files]
-    pictures = [decode_frame(data, str(path)) for data, path in zip(content, files, strict=True)]
-    return pictures, hashlib.sha256(b"".join(content)).hexdigest()
+
+    def __init__(self, folder: Path | None) -> None:
+        self.digest = ""
+        self._files: list[Path] = []
+        if folder is None:
+            return
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of textures")
+        self._files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not self._files:
+            raise UserError(f"{folder}: no JPEG or PNG picture in it")
+        sha = hashlib.sha256()
+        for path in self._files:
+            data = path.read_bytes()
+            decode_frame(data, str(path))
+            sha.update(data)
+        self.digest = sha.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return _decoded(self._files[index])
 
 
-def rendered_table(recipe: SceneRecipe, pictures: list[np.ndarray], quality: int, item: SceneItem) -> pa.Table:
+@lru_cache(maxsize=16)
+def _decoded(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise UserError(f"{path}: a texture of the recipe is not here; every node needs the folder")
+    return decode_frame(path.read_bytes(), str(path))
+
+
+@dataclass(frozen=True)
+class Production:
+    """How videos are rendered and stored.
+
+    Attributes:
+        recipe: what scenes look like.
+        quality: of the JPEGs.
+        outputs: some of `truth.OUTPUTS`, for the shards' further columns.
+        pictures: mixed in with drawn textures.
+        models: mixed in with drawn meshes.
+
+    Raises:
+        UserError: when an output has no such name.
+    """
+
+    recipe: SceneRecipe
+    quality: int = 98
+    outputs: tuple[str, ...] = ()
+    pictures: Sequence[np.ndarray] = ()
+    models: Sequence[Model] = field(default=())
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.outputs) - set(truth.OUTPUTS))
+        if unknown:
+            raise UserError(f"outputs: expected some of {', '.join(truth.OUTPUTS)}, found {unknown[0]!r}")
+
+
+def rendered_table(production: Production, item: SceneItem) -> pa.Table:
     """Rows of one rendered video, named after its seed and number."""
-    clip = render_clip(recipe, item.seed, item.video, pictures)
-    table = clip_table(clip, "bl30k", source="rendered", licence="Apache-2.0", quality=quality)
-    column = table.schema.get_field_index("video_id")
-    names = pa.array([f"{item.seed}-{item.video:06d}"] * table.num_rows)
-    return table.set_column(column, table.schema.field(column), names)
+    recipe = production.recipe
+    scene = build_scene(recipe, item.seed, item.video, production.pictures, production.models)
+    frames = np.empty((scene.frames, scene.height, scene.width, 3), np.uint8)
+    masks = np.empty(frames.shape[:3], np.uint8)
+    extras: dict[str, list[Any]] = {name: [] for name in production.outputs}
+    for t, (frame, mask, more) in enumerate(_render(scene, production.outputs)):
+        frames[t], masks[t] = frame, mask
+        for name, value in more.items():
+            extras[name].append(value)
+    clip = Clip(f"{item.seed}-{item.video:06d}", frames, masks)
+    return clip_table(
+        clip, "bl30k", source="rendered", licence="Apache-2.0", quality=production.quality, extras=extras or None
+    )
+
+
+def _render(scene: Scene, outputs: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, Any]]]:
+    """Each frame, its mask and its encoded outputs; the last frame has no flow."""
+    buffers = frame_buffers(scene)
+    for t in range(scene.frames):
+        frame, mask = render_frame(scene, t, buffers)
+        more: dict[str, Any] = {}
+        if "flow" in outputs:
+            last = t == scene.frames - 1
+            more["flow"] = None if last else encodings.encode_flow(*truth.flow(scene, t, buffers))
+        if "depth" in outputs:
+            more["depth"] = encodings.encode_depth(truth.depth(scene, t, buffers))
+        if {"amodal", "visible"} & set(outputs):
+            whole = truth.amodal(scene, t, buffers)
+            if "amodal" in outputs:
+                more["amodal"] = encodings.encode_amodal(whole)
+            if "visible" in outputs:
+                more["visible"] = truth.visible_shares(mask, whole)
+        yield frame, mask, more

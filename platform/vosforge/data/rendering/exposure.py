@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 from numba import njit
 
 from vosforge.data.rendering.drawing import Buffers, draw
@@ -35,9 +34,9 @@ def _mean_light(light, ids):
 
 
 def expose(scene: Scene, brightness: tuple[float, float], stream: RandomStream) -> Scene:
-    """The scene with lamp, ambient light and background scaled to drawn mean values in the first frame.
+    """The scene with lamps, ambient light and background scaled to drawn mean values in the first frame.
 
-    Lamp and ambient light keep their ratio. Neither gain exceeds 8, so that a black texture stays dark.
+    Lamps and ambient light keep their ratios. Neither gain exceeds 8, so that a black texture stays dark.
 
     Args:
         scene: complete but for its exposure.
@@ -46,7 +45,7 @@ def expose(scene: Scene, brightness: tuple[float, float], stream: RandomStream) 
         stream: draws both.
     """
     preview = scene.preview()
-    buffers = Buffers(preview.height, preview.width, len(preview.points))
+    buffers = Buffers(preview)
     draw(preview, 0, buffers)
     gains = []
     for mean in _mean_light(buffers.light, buffers.ids):
@@ -56,6 +55,6 @@ def expose(scene: Scene, brightness: tuple[float, float], stream: RandomStream) 
     return replace(
         scene,
         background_gain=scene.background_gain * background,
-        lamp_colour=np.asarray(scene.lamp_colour) * objects,
-        ambient=np.asarray(scene.ambient) * objects,
+        lamp_colours=scene.lamp_colours * objects,
+        ambient=scene.ambient * objects,
     )

@@ -1,4 +1,4 @@
-"""Procedural solids: closed, outward-wound triangle meshes with texture coordinates, watertight to the last bit.
+"""Meshes, and procedural solids: closed, outward-wound, with texture coordinates, watertight to the last bit.
 
 Every solid is a sheet of (u, v): u runs round the solid and its last column repeats the first one's positions; v runs
 from pole to pole, or round a tube.
@@ -21,24 +21,39 @@ _KNOTS = ((1, 0), (2, 3), (3, 2), (1, 2))
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """A solid centred at the origin; its bounding box has a diagonal of 1.
+    """Triangles with normals and texture coordinates.
 
     Attributes:
         points: `(V, 3)` float64.
-        normals: `(V, 3)` float64, outwards, not of unit length.
+        normals: `(V, 3)` float64, on the side from which faces are counter-clockwise; not of unit length.
         uvs: `(V, 2)` float64; a texture repeats every 1.
-        faces: `(F, 3)` int32, counter-clockwise seen from outside.
+        faces: `(F, 3)` int32.
+        closed: faces bound a solid and are counter-clockwise seen from outside.
+        look: `(size, size, 3)` uint8 texture of the mesh's own, or None.
     """
 
     points: np.ndarray
     normals: np.ndarray
     uvs: np.ndarray
     faces: np.ndarray
+    closed: bool
+    look: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Meshes that move as one, centred at the origin; their common bounding box has a diagonal of 1."""
+
+    meshes: tuple[Mesh, ...]
+
+    def radius(self, scale: np.ndarray) -> float:
+        """Distance of the farthest vertex from the origin, with the axes scaled by `(3,)`."""
+        return max(float(lengths(mesh.points * scale).max()) for mesh in self.meshes)
 
     @property
-    def radius(self) -> float:
-        """Distance of the farthest vertex from the origin."""
-        return float(lengths(self.points).max())
+    def reach(self) -> float:
+        """Greatest |z| of a vertex."""
+        return max(float(np.abs(mesh.points[:, 2]).max()) for mesh in self.meshes)
 
 
 def draw_mesh(stream: RandomStream, detail: float) -> Mesh:
@@ -94,7 +109,7 @@ def _from_sheet(points: np.ndarray, uvs: np.ndarray, tube: bool) -> Mesh:
     volume = np.cumsum(p * cross(q, r))[-1]
     if volume < 0:
         faces, normals = faces[:, ::-1], -normals
-    return Mesh(points, normals, uvs.reshape(-1, 2), np.ascontiguousarray(faces))
+    return Mesh(points, normals, uvs.reshape(-1, 2), np.ascontiguousarray(faces), closed=True)
 
 
 def _signed_power(values: np.ndarray, exponent: float) -> np.ndarray:

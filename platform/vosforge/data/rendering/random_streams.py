@@ -40,6 +40,11 @@ class RandomStream:
         words = self._words.random_raw(count) >> np.uint64(11)
         return (low + (high - low) * (words * 2.0**-53)).reshape(shape)
 
+    def normals(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Float64 array of `shape`, nearly normal with variance 1: sums of 12 uniform draws need no logarithm."""
+        draws = self.uniforms((*shape, 12), -0.5, 0.5)
+        return np.cumsum(draws, axis=-1)[..., -1]
+
     def integer(self, low: int, high: int) -> int:
         """One integer in low..high, both included."""
         return low + int((high - low + 1) * self.uniform())
@@ -51,3 +56,14 @@ class RandomStream:
     def choice(self, options: Sequence[T]) -> T:
         """One of the options, all equally likely."""
         return options[self.integer(0, len(options) - 1)]
+
+
+class Streams:
+    """The streams of one attempt at a video: `streams("light")` draws its lights."""
+
+    def __init__(self, seed: int, video: int, attempt: int) -> None:
+        self._key = (seed, video, attempt)
+
+    def __call__(self, *purpose: str | int) -> RandomStream:
+        seed, video, attempt = self._key
+        return RandomStream(seed, video, *purpose, *(("attempt", attempt) if attempt else ()))

@@ -7,22 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from vosforge.clip import Clip
+from vosforge.data.rendering.build import build_scene
 from vosforge.data.rendering.drawing import Buffers, draw
+from vosforge.data.rendering.meshes import Model
 from vosforge.data.rendering.recipe import SceneRecipe
-from vosforge.data.rendering.scene import Scene, build_scene
+from vosforge.data.rendering.scene import Scene
 from vosforge.data.rendering.shading import encode
 
 
 def frame_buffers(scene: Scene) -> Buffers:
     """Working memory that `render_frame` may keep from frame to frame of a scene."""
-    return Buffers(scene.height, scene.width, len(scene.points))
+    return Buffers(scene)
 
 
 def render_frame(scene: Scene, t: int, buffers: Buffers | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Render one frame on one thread, with the same bytes on any machine.
 
-    Triangles with a vertex nearer to the camera than 0.05 units are dropped whole, not clipped; drawn paths keep
-    their objects beyond that.
+    What is nearer to the camera than 0.05 units is cut off; drawn paths keep their objects beyond that.
 
     Args:
         scene: from `build_scene`.
@@ -44,7 +45,13 @@ def render_frame(scene: Scene, t: int, buffers: Buffers | None = None) -> tuple[
     return encode(buffers.light), buffers.ids.copy()
 
 
-def render_clip(recipe: SceneRecipe, seed: int, video: int, textures: Sequence[np.ndarray] = ()) -> Clip:
+def render_clip(
+    recipe: SceneRecipe,
+    seed: int,
+    video: int,
+    textures: Sequence[np.ndarray] = (),
+    models: Sequence[Model] = (),
+) -> Clip:
     """Render a video with exact masks, the same bytes for the same arguments on any machine.
 
     Args:
@@ -52,6 +59,7 @@ def render_clip(recipe: SceneRecipe, seed: int, video: int, textures: Sequence[n
         seed: the data set's seed.
         video: the video's number in it, which also names the clip (five digits).
         textures: `(H, W, 3)` uint8 RGB pictures mixed in with the drawn textures; their order counts.
+        models: mixed in with the drawn meshes; their order counts.
 
     Returns:
         A clip of `recipe.frames` frames; objects keep their ids 1..n, also while out of sight.
@@ -59,7 +67,7 @@ def render_clip(recipe: SceneRecipe, seed: int, video: int, textures: Sequence[n
     Raises:
         UserError: when a picture has another shape or type.
     """
-    scene = build_scene(recipe, seed, video, textures)
+    scene = build_scene(recipe, seed, video, textures, models)
     frames = np.empty((scene.frames, scene.height, scene.width, 3), np.uint8)
     masks = np.empty(frames.shape[:3], np.uint8)
     buffers = frame_buffers(scene)

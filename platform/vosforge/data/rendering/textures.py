@@ -168,23 +168,45 @@ def fit_picture(picture: np.ndarray, size: int) -> np.ndarray:
     """
     side = min(picture.shape[:2])
     top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
-    square = picture[top : top + side, left : left + side].astype(np.float64)
     margin = size // 8
-    while len(square) >= 2 * (size + margin):
-        even = len(square) // 2 * 2
-        square = square[:even, :even]
-        square = (square[::2, ::2] + square[1::2, ::2] + square[::2, 1::2] + square[1::2, 1::2]) / 4
     fade = ((np.arange(margin) + 0.5) / margin)[:, None, None]
+    square = picture[top : top + side, left : left + side].astype(np.float64)
     for _ in range(2):
-        where = (np.arange(size + margin) + 0.5) * len(square) / (size + margin) - 0.5
-        where = np.clip(where, 0.0, len(square) - 1.0)
-        low = np.minimum(where.astype(np.int64), max(len(square) - 2, 0))
-        high = np.minimum(low + 1, len(square) - 1)
-        part = (where - low)[:, None, None]
-        rows = square[low] * (1 - part) + square[high] * part
+        rows = _resized_rows(square, size + margin)
         rows[:margin] = rows[:margin] * fade + rows[size:] * (1 - fade)
         square = rows[:size].transpose(1, 0, 2)
     return np.ascontiguousarray((square + 0.5).astype(np.uint8))
+
+
+def resize(picture: np.ndarray, size: int) -> np.ndarray:
+    """The whole of an `(H, W, 3)` uint8 picture as `(size, size, 3)` uint8."""
+    rows = _resized_rows(picture.astype(np.float64), size)
+    square = _resized_rows(rows.transpose(1, 0, 2), size).transpose(1, 0, 2)
+    return np.ascontiguousarray((square + 0.5).astype(np.uint8))
+
+
+def _resized_rows(image: np.ndarray, rows: int) -> np.ndarray:
+    """`(rows, W, 3)` float64: pairs of rows averaged while there are more than twice as many, then bilinear."""
+    while len(image) >= 2 * rows:
+        image = (image[0 : len(image) // 2 * 2 : 2] + image[1::2]) / 2
+    where = np.clip((np.arange(rows) + 0.5) * len(image) / rows - 0.5, 0.0, len(image) - 1.0)
+    low = np.minimum(where.astype(np.int64), max(len(image) - 2, 0))
+    high = np.minimum(low + 1, len(image) - 1)
+    part = (where - low)[:, None, None]
+    return image[low] * (1 - part) + image[high] * part
+
+
+def fit_look(look: np.ndarray, size: int) -> np.ndarray:
+    """A mesh's own square texture, halved until it is no larger than `size`."""
+    while len(look) > size:
+        look = _halved(look)
+    return look
+
+
+def _halved(level: np.ndarray) -> np.ndarray:
+    wide = level.astype(np.uint16)
+    wide = wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2]
+    return ((wide + 2) >> 2).astype(np.uint8)
 
 
 def pack_pyramids(textures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -205,7 +227,5 @@ def pack_pyramids(textures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarra
             total += level.size
             if len(level) <= SMALLEST_LEVEL:
                 break
-            wide = level.astype(np.uint16)
-            wide = wide[::2, ::2] + wide[1::2, ::2] + wide[::2, 1::2] + wide[1::2, 1::2]
-            level = ((wide + 2) >> 2).astype(np.uint8)
+            level = _halved(level)
     return np.concatenate(parts), np.array(starts), np.array([len(texture) for texture in textures])
