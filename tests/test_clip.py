@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vosforge.clip import Clip
+from vosforge.clip import Clip, frame_order
 from vosforge.errors import UserError
 
 FRAMES = np.zeros((3, 4, 6, 3), np.uint8)
@@ -45,3 +45,8 @@ def test_clip_cannot_be_changed():
     clip = Clip("a", FRAMES, MASKS)
     with pytest.raises(AttributeError):
         clip.name = "b"
+
+
+def test_frames_are_in_the_order_of_their_numbers():
+    names = ["10", "9", "2", "00003", "frame-12", "frame-3", "1"]
+    assert sorted(names, key=frame_order) == ["1", "2", "00003", "9", "10", "frame-3", "frame-12"]

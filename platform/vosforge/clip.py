@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,3 +67,9 @@ class Clip:
     def objects(self) -> list[int]:
         """Ids of the objects seen in any frame, ascending."""
         return [int(i) for i in np.flatnonzero(np.bincount(self.masks.ravel(), minlength=1)) if i]
+
+
+def frame_order(name: str) -> tuple[list[int | str], str]:
+    """Sorts names of frames by time: numbers in them count as numbers, so that 2 comes before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name

@@ -222,7 +222,7 @@ def test_video_under_two_names_is_a_problem_of_the_second(tmp_path):
         write_video(tmp_path / "JPEGImages" / name, tmp_path / "Annotations" / name)
     first, second = find_videos(tmp_path).videos
     assert not first.problem
-    assert second.problem.endswith(f"copy: the same frames and masks as {tmp_path}/JPEGImages/bear")
+    assert second.repeats.endswith(f"copy: the same frames and masks as {tmp_path}/JPEGImages/bear")
 
 
 def test_video_without_any_mask_is_a_problem(tmp_path):

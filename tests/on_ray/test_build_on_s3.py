@@ -15,7 +15,7 @@ from faulty_s3 import faulty, s3_server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-SHAPE = "--frames 3 --height 64 --width 64 --speed 8 --videos-per-file 2 --workers 1".split()
+SHAPE = ["--frames", "3", "--height", "64", "--width", "64", "--speed", "8", "--videos-per-file", "2", "--workers", "1"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vosforge.clip import frame_order
 from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
 from vosforge.errors import UserError
 
@@ -16,10 +17,11 @@ NamedFrames = Iterator[tuple[str, np.ndarray]]
 
 
 class FrameFolder:
-    """Image files of a folder, in order of name; iterating yields (stem, `(H, W, 3)` uint8 RGB)."""
+    """Image files of a folder, in order of their numbers; iterating yields (stem, `(H, W, 3)` uint8 RGB)."""
 
     def __init__(self, folder: Path):
-        self.files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
+        self.files = sorted(files, key=lambda path: frame_order(path.stem))
         if not self.files:
             raise UserError(f"{folder}: no JPEG or PNG frames in it")
 

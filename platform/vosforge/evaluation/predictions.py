@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vosforge.clip import frame_order
 from vosforge.data.image_files import decode_mask
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
@@ -66,7 +67,7 @@ class MaskFolder(Masks):
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
     def frames(self, video: str) -> list[str]:
-        return sorted({path.stem for path in (self.folder / video).glob("*") if _is_mask(path)})
+        return sorted({path.stem for path in (self.folder / video).glob("*") if _is_mask(path)}, key=frame_order)
 
     def where(self, video: str, frame: str = "") -> str:
         folder = self.folder / video
@@ -124,7 +125,7 @@ class MaskZip(Masks):
         return sorted(self._frames)
 
     def frames(self, video: str) -> list[str]:
-        return sorted(self._frames.get(video, ()))
+        return sorted(self._frames.get(video, ()), key=frame_order)
 
     def where(self, video: str, frame: str = "") -> str:
         return f"{self.path}:{self._top}{video}" + (f"/{self._name(video, frame)}" if frame else "")

@@ -245,9 +245,10 @@ class _MasksOnly(_Source):
 def _in_folder(folder: Path, split: str | None) -> list[_Source]:
     try:
         found = find_videos(folder, split=split)
-        videos: dict[str, _Source] = {video.video_id: _Files(video) for video in found.videos}
-        for video in found.unusable:
-            videos.setdefault(video.video_id, _Bad(video.video_id, video.problem))
+        videos: dict[str, _Source] = {}
+        for video in (*found.videos, *found.unusable):
+            bad = _Bad(video.video_id, video.problem) if video.problem else None
+            videos.setdefault(video.video_id, bad or _Files(video))
         return list(videos.values())
     except UserError:
         # Folders that no layout claims may still hold masks by video.

@@ -202,11 +202,7 @@ def _videos(tree: Tree, layout: str, wanted: Wanted, split: str | None) -> list[
     elif layout == "sav" or _has_object_folders(tree):
         make = _by_objects
     if split is not None:
-        videos = [make(wanted, name, tree.frames / name, tree.masks / name) for name in _split(tree.root, split)]
-        for video in videos:
-            if not len(video.frames):
-                raise UserError(f"{video.frames.folder}: no frames, although the split names this video")
-        return videos
+        return [make(wanted, name, tree.frames / name, tree.masks / name) for name in _split(tree.root, split)]
     names = set(folders_in(tree.frames))
     meta = _meta(tree.root) if layout == "youtube" else None
     names |= set(folders_in(tree.masks)) if meta is None else meta

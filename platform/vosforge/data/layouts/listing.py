@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vosforge.clip import frame_order
 from vosforge.data.image_files import IMAGE_SUFFIXES
 from vosforge.data.layouts.files import FolderFiles, shared_names
 from vosforge.data.layouts.video import SourceVideo
@@ -40,12 +41,12 @@ class Wanted:
 
 
 def names_in(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
-    """Names of a folder's files with one of the suffixes, sorted; hidden ones left out, none without the folder."""
+    """Names of a folder's files with one of the suffixes, in order; hidden ones left out, none without the folder."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name[0] != "." and not entry.is_dir()]
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in suffixes)
+    return sorted((name for name in names if os.path.splitext(name)[1].lower() in suffixes), key=frame_order)
 
 
 def folders_in(folder: Path) -> list[str]:
@@ -174,7 +175,7 @@ def are_photographs(folder: Path, names: Sequence[str]) -> bool:
 def without_duplicates(
     videos: list[SourceVideo], where: Callable[[SourceVideo], Any]
 ) -> tuple[list[SourceVideo], list[SourceVideo]]:
-    """Take out videos whose name came before; those that repeat another's frames and masks stay, with a problem.
+    """Take out videos whose name came before; those that repeat another's frames and masks stay, and say so.
 
     Single images are compared by name only.
 
@@ -197,7 +198,7 @@ def without_duplicates(
             continue
         same = contents.setdefault(_fingerprint(video), video) if len(video.frames) > 1 else video
         if same is not video and _same_files(same, video):
-            video = replace(video, problem=f"{where(video)}: the same frames and masks as {where(same)}")
+            video = replace(video, repeats=f"{where(video)}: the same frames and masks as {where(same)}")
         kept.append(video)
     return kept, taken
 

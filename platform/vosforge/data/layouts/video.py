@@ -34,6 +34,8 @@ class SourceVideo:
         problem: why the video cannot be ingested, as far as its list of files tells; empty when it can.
         notes: what a person should know of it.
         repair: whether anti-aliased masks are mended.
+        repeats: which video it repeats, frame by frame; empty when it repeats none. Such videos are not ingested, and
+            may be evaluated.
     """
 
     dataset: str
@@ -44,6 +46,7 @@ class SourceVideo:
     problem: str = ""
     notes: tuple[str, ...] = ()
     repair: bool = False
+    repeats: str = ""
 
     def read(self) -> Clip:
         """Decode all frames and masks.
@@ -74,8 +77,8 @@ class SourceVideo:
         Raises:
             UserError: as `read`, and when the video has a problem or no mask.
         """
-        if self.problem:
-            raise UserError(self.problem)
+        if self.problem or self.repeats:
+            raise UserError(self.problem or self.repeats)
         if all(mask is None for mask in self.masks):
             raise UserError(f"{self.frames[0].parent}: no frame has a mask")
         images, size = [], (0, 0)
