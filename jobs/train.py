@@ -46,7 +46,7 @@ class Options:
     """Train a network through stages of its curriculum."""
 
     network: str
-    """stm, emn, qpm, skn, camn, cfbi+, mivos, kmn or stcn."""
+    """stm, stm-interactive, emn, qpm, skn, camn, cfbi+, mivos, kmn or stcn."""
     stages: list[str]
     """Some of images, bl30k and videos, in order."""
     data: list[str]

@@ -39,7 +39,7 @@ def test_digest_follows_everything_but_the_name(make_plan):
             "emm",
             "nano",
             ["images"],
-            "unknown network 'emm'; valid: camn, cfbi\\+, emn, kmn, mivos, qpm, skn, stcn, stm",
+            "unknown network 'emm'; valid: camn, cfbi\\+, emn, kmn, mivos, qpm, skn, stcn, stm, stm-interactive",
         ),
         ("stm", "huge", ["images"], "unknown size 'huge'; valid: nano, small, paper"),
     ],

@@ -102,9 +102,8 @@ def test_objects_that_are_not_there_do_not_count(name):
 def test_terms_of_a_loss_are_added_by_their_weights():
     found = batch()
     logits = torch.randn(4, 2, 3, 32, 48)
-    terms = [
-        objective(Loss(**{name: w}), logits, None, found, 0.0) for name, w in (("dice", 0), ("dice", 1), ("dice", 3))
-    ]
+    truth = found.masks[:, 1:]
+    terms = [objective(Loss(dice=weight), logits, None, truth, found.valid, 0.0) for weight in (0, 1, 3)]
     assert terms[2] - terms[0] == pytest.approx(3 * float(terms[1] - terms[0]), rel=1e-4)
 
 

@@ -58,6 +58,10 @@ class Prediction(NamedTuple):
     scores: torch.Tensor | None = None
 
 
+Draw = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+"""Estimates `(B, T, K, H, W)` and the number of a round -> frames touched `(B,)`, scribbles `(B, K, 2, H, W)`."""
+
+
 class MemoryNetwork(nn.Module, ABC):
     """A space-time memory network: its per-frame functions, which a network provides, and what follows from them.
 
@@ -176,8 +180,10 @@ class MemoryNetwork(nn.Module, ABC):
         valid: torch.Tensor | None = None,
         scribbles: torch.Tensor | None = None,
         spoil: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+        draw: Draw | None = None,
+        rounds: int = 1,
     ) -> Prediction:
-        """Segment a clip from its first masks, with gradients through the memory.
+        """Segment a clip from its first masks, with gradients through the memory; with `draw`, as `interact`.
 
         Frame 0 is memorised with its true masks; each later frame reads all frames before it, and is itself
         memorised with its soft prediction. With the memory policy "given" frame 0 alone is memorised, with "ends"
@@ -190,10 +196,14 @@ class MemoryNetwork(nn.Module, ABC):
             scribbles: `(B, K, 2, H, W)` on frame 0, for networks that take them.
             spoil: what a frame's estimate `(B, K, H, W)` and position become before it is memorised and serves as the
                 previous mask (SKN, section 3); predictions stay as they are.
+            draw, rounds: of `interact`.
 
         Raises:
             UserError: for tensors of another form, naming what was expected and found.
         """
+        if draw is not None:
+            # Parallel networks are entered here alone.
+            return self.interact(frames, draw, rounds, valid)
         self._check_clip(frames)
         self.check(frames[:, 0], first_masks)
         if valid is not None and (valid.shape != first_masks.shape[:2] or valid.dtype != torch.bool):
@@ -228,6 +238,44 @@ class MemoryNetwork(nn.Module, ABC):
             masks = masks if spoil is None else spoil(masks, t)
         assessed = None if scores[0] is None else torch.stack(scores[1:], dim=1)
         return Prediction(crop_to(torch.stack(predictions, dim=1), size), assessed)
+
+    def interact(
+        self,
+        frames: torch.Tensor,
+        draw: Draw,
+        rounds: int,
+        valid: torch.Tensor,
+    ) -> Prediction:
+        """Segment all frames of a clip in rounds: a user draws on one, and every frame reads those touched so far.
+
+        Frames touched are remembered with their masks of the round before, which are empty at first, and no gradient
+        flows into those (STM unified, 3.2).
+
+        Args:
+            frames: `(B, T, 3, H, W)` in [0, 1].
+            draw: what a user does on seeing estimates `(B, T, K, H, W)` before a round: the frames touched `(B,)`, and
+                scribbles `(B, K, 2, H, W)` there.
+            rounds: how many.
+            valid: `(B, K)` bool, which slots hold an object.
+
+        Returns:
+            Logits `(B, rounds * T, K + 1, H, W)`, all frames of the first round first.
+        """
+        self._check_clip(frames)
+        count, length = frames.shape[:2]
+        query = self.encode_query(frames.flatten(0, 1))
+        masks = frames.new_zeros(count, length, valid.shape[1], *frames.shape[-2:])
+        there = valid.repeat_interleave(length, dim=0)
+        rows, memories, found = torch.arange(count, device=frames.device), [], []
+        for number in range(rounds):
+            touched, scribbles = draw(masks.detach(), number)
+            memories.append(self.encode_memory(frames[rows, touched], masks[rows, touched].detach(), scribbles))
+            memory = (torch.stack(kind, dim=3) for kind in zip(*memories, strict=True))
+            logits = self.segment(query, *(x.repeat_interleave(length, dim=0) for x in memory), valid=there)
+            logits = crop_to(logits, (frames.shape[-2], frames.shape[-1]))
+            found.append(logits.unflatten(0, (count, length)))
+            masks = found[-1].softmax(dim=2)[:, :, 1:]
+        return Prediction(torch.cat(found, dim=1), None)
 
     def choose_prior(
         self, previous: torch.Tensor, first: torch.Tensor, score: torch.Tensor | None, first_score: torch.Tensor | None

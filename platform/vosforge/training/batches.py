@@ -66,8 +66,8 @@ def one_object(clip: Clip, *key: int) -> Clip:
 
 
 def mean_jaccard(logits: torch.Tensor, batch: Batch) -> float:
-    """Mean IoU of the objects over frames 1 to T - 1 of a batch; frames where both masks are empty count 1."""
-    ious = object_ious(logits, batch.masks[:, 1:])
+    """Mean IoU of the objects over the last frames of a batch, as many as there are logits; 1 where both are empty."""
+    ious = object_ious(logits, batch.masks[:, -logits.shape[1] :])
     return float(ious[batch.valid[:, None].expand_as(ious)].mean())
 
 

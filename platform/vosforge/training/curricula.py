@@ -196,8 +196,17 @@ _NANO = Curriculum(
     {"images": _nano("images", 500, 2), "bl30k": _nano("bl30k", 250, 3), "videos": _nano("videos", 250, 3)},
 )
 
+
+# STM unified (2019), section 2.4: the interactive model is trained by itself, in the same two steps, on scribbles. How
+# many rounds the paper leaves open; three is ours.
+def _in_rounds(curriculum: Curriculum, rounds: int) -> Curriculum:
+    stages = {name: replace(stage, rounds=rounds) for name, stage in curriculum.stages.items()}
+    return Curriculum(f"{curriculum.source}; {rounds} rounds of scribbles are ours", stages)
+
+
 PAPER = {
     "stm": _STM,
+    "stm-interactive": _in_rounds(_STM, 3),
     "emn": _EMN,
     "qpm": _QPM,
     "skn": _SKN,
@@ -219,7 +228,9 @@ def curriculum(network: str, size: str) -> Curriculum:
         raise UserError(f"unknown network {network!r}; valid: {', '.join(sorted(PAPER))}")
     if size not in ("nano", "small", "paper"):
         raise UserError(f"unknown size {size!r}; valid: nano, small, paper")
-    return _NANO if size == "nano" else PAPER[network]
+    if size != "nano":
+        return PAPER[network]
+    return _in_rounds(_NANO, 3) if network == "stm-interactive" else _NANO
 
 
 def stages(network: str, size: str, names: list[str]) -> list[Stage]:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,8 @@ from vosforge.training.batches import Batch, make_batch, mean_jaccard, one_objec
 from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
 from vosforge.training.clip_order import check_clips, clip_numbers
 from vosforge.training.plan import TrainingPlan, claim_run
-from vosforge.training.steps import Execution, Optimization
+from vosforge.training.stages import Corruption, Stage
+from vosforge.training.steps import Execution, Optimization, predict
 
 # Probe clips are numbered far beyond any clip that training reaches.
 _FIRST_PROBE_CLIP = 1 << 40
@@ -135,7 +136,7 @@ def _train_stage(
             network.load_state_dict(optimization.average.state_dict())
         if (before + step + 1) % plan.checkpoint_every == 0 or done:
             if probe is not None:
-                metrics["probe_J"] = _probe(optimization.result, probe)
+                metrics["probe_J"] = _probe(optimization.result, probe, stage)
             reached = Position(index + 1, 0) if done else Position(index, step + 1)
             write = partial(
                 save_checkpoint, network=network, state=optimization.state(), position=reached, digest=plan.digest
@@ -154,12 +155,13 @@ def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None
 
 
 @torch.inference_mode()
-def _probe(network: MemoryNetwork, probe: Batch) -> float:
+def _probe(network: MemoryNetwork, probe: Batch, stage: Stage) -> float:
     learning = network.training
     network.eval()
-    jaccard = mean_jaccard(network(probe.frames, probe.first_masks, probe.valid).logits, probe)
+    seeds = [[_FIRST_PROBE_CLIP, b] for b in range(len(probe.frames))]
+    logits = predict(network, probe, replace(stage, corruption=Corruption()), seeds).logits
     network.train(learning)
-    return jaccard
+    return mean_jaccard(logits[:, -probe.frames.shape[1] :], probe)
 
 
 class _Meter:

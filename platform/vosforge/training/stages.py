@@ -111,6 +111,8 @@ class Stage:
     """What is minimised."""
     corruption: Corruption = field(default_factory=Corruption)
     """How estimated masks are spoilt before they are memorised (SKN)."""
+    rounds: int = 0
+    """Rounds of scribbles in which clips are segmented, for networks that take them; 0 trains from first masks."""
     repeats: tuple[tuple[str, float], ...] = ()
     """Data sets whose videos are drawn more often, each with how many times, as DAVIS 5."""
     also: tuple[str, ...] = ()
@@ -125,6 +127,8 @@ class Stage:
         if self.optimizer not in get_args(OptimizerKind):
             valid = ", ".join(get_args(OptimizerKind))
             raise UserError(f"stage {self.name}: unknown optimizer {self.optimizer!r}; valid: {valid}")
+        if self.rounds < 0:
+            raise UserError(f"stage {self.name}: rounds must be at least 0, found {self.rounds}")
         if not 0 <= self.ema < 1 or not all(0 < at < 1 for at in self.milestones):
             raise UserError(
                 f"stage {self.name}: expected ema in [0, 1) and milestones as progress between 0 and 1, "

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from vosforge.errors import UserError
-from vosforge.networks import MemoryNetwork
+from vosforge.networks import MemoryNetwork, Prediction
 from vosforge.training import losses
 from vosforge.training.batches import Batch, mean_jaccard
-from vosforge.training.corruption import Corruption, corrupted
-from vosforge.training.stages import Loss, Stage
+from vosforge.training.corruption import corrupted
+from vosforge.training.scribbles import Rounds
+from vosforge.training.stages import Corruption, Loss, Stage
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -121,13 +122,14 @@ class Optimization:
     ) -> tuple[float, float]:
         precision = self.execution.precision
         autocast = torch.autocast(self.device.type, _HALF.get(precision), enabled=precision != "fp32")
-        spoil = _spoiler(self.stage.corruption, batch.valid, seeds)
         with autocast:
-            found = model(batch.frames, batch.first_masks, batch.valid, spoil=spoil)
-            logits, scores = (None if x is None else x.float() for x in found)
-            loss = objective(self.stage.loss, logits, scores, batch, step / max(self.stage.steps - 1, 1))
+            logits, scores = (None if x is None else x.float() for x in predict(model, batch, self.stage, seeds))
+            truth = batch.masks.repeat(1, self.stage.rounds, 1, 1) if self.stage.rounds else batch.masks[:, 1:]
+            progress = step / max(self.stage.steps - 1, 1)
+            loss = objective(self.stage.loss, logits, scores, truth, batch.valid, progress)
         self.scaler.scale(loss / pieces).backward()
-        return float(loss.detach()), mean_jaccard(logits.detach(), batch)
+        last = logits.detach()[:, -batch.frames.shape[1] :]
+        return float(loss.detach()), mean_jaccard(last, batch)
 
     def _update(self, step: int, loss: float) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -144,28 +146,49 @@ class Optimization:
             _follow(self.average, self.network, min(self.stage.ema, (1 + step) / (10 + step)))
 
 
+def predict(model: nn.Module, batch: Batch, stage: Stage, seeds: list[list[int]]) -> Prediction:
+    """What a stage's clips are answered: from first masks, or in rounds of scribbles.
+
+    Args:
+        model: the network as it is run.
+        batch: clips.
+        stage: whose `rounds` and `corruption` hold.
+        seeds: of what is random in each clip.
+    """
+    if stage.rounds:
+        draw = Rounds(batch.masks, batch.valid.shape[1], seeds)
+        return model(batch.frames, batch.first_masks, batch.valid, draw=draw, rounds=stage.rounds)
+    spoil = _spoiler(stage.corruption, batch.valid, seeds)
+    return model(batch.frames, batch.first_masks, batch.valid, spoil=spoil)
+
+
 def objective(
-    loss: Loss, logits: torch.Tensor, scores: torch.Tensor | None, batch: Batch, progress: float
+    loss: Loss,
+    logits: torch.Tensor,
+    scores: torch.Tensor | None,
+    truth: torch.Tensor,
+    valid: torch.Tensor,
+    progress: float,
 ) -> torch.Tensor:
     """What a stage minimises.
 
     Args:
         loss: which terms, with which weights.
-        logits: `(B, T - 1, K + 1, H, W)`.
-        scores: assessed quality `(B, T - 1, K)`, or None.
-        batch: the truth.
+        logits: `(B, T, K + 1, H, W)`.
+        scores: assessed quality `(B, T, K)`, or None.
+        truth: `(B, T, H, W)` int64 ids.
+        valid: `(B, K)` bool, which objects there are.
         progress: of the stage in [0, 1].
     """
-    truth = batch.masks[:, 1:]
     if loss.kind == "bce":
-        total = losses.binary_cross_entropy(logits, truth, batch.valid)
+        total = losses.binary_cross_entropy(logits, truth, valid)
     else:
         total = losses.cross_entropy(logits, truth, loss.share(progress))
     for weight, term in ((loss.soft_jaccard, losses.soft_jaccard), (loss.dice, losses.dice)):
         if weight:
-            total = total + weight * term(logits, truth, batch.valid)
+            total = total + weight * term(logits, truth, valid)
     if scores is not None and loss.quality:
-        total = total + loss.quality * losses.quality_loss(scores, logits, truth, batch.valid)
+        total = total + loss.quality * losses.quality_loss(scores, logits, truth, valid)
     return total
 
 
