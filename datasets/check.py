@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from vosforge import pictures
+from vosforge.data.image_files import object_statistics
 from vosforge.data.shards import ShardSet, Video
 from vosforge.errors import UserError
 from vosforge.storage import join, sha256
@@ -90,15 +91,34 @@ def _row(shards: ShardSet, video: Video, columns: int) -> tuple[str, list[np.nda
 
 
 def _verify(uri: str, shards: ShardSet) -> None:
-    for file in shards.manifest["files"]:
+    for file in (shards.manifest["index"], *shards.manifest["files"]):
         found = sha256(join(uri, file["path"]))
         if found != file["sha256"]:
-            raise UserError(f"{join(uri, file['path'])}: expected sha256 {file['sha256'][:16]}, found {found[:16]}")
+            raise UserError(
+                f"{join(uri, file['path'])}: expected sha256 {file['sha256'][:16]}, found {found[:16]}; "
+                "delete that file and give the same build command again"
+            )
     with console.Progress(len(shards.videos), "verify", "videos") as progress:
         for done, video in enumerate(shards.videos, 1):
-            shards.read(video)
+            _check_index(shards, video)
             progress.update(done)
-    print("  every hash agrees and every row decodes")
+    print("  every hash agrees, every row decodes, and the index tells what the masks show")
+
+
+def _check_index(shards: ShardSet, video: Video) -> None:
+    """Decode a video and compare areas and boxes with its masks."""
+    clip = shards.read(video)
+    for t, mask in enumerate(clip.masks):
+        ids, areas, boxes = object_statistics(mask)
+        seen = {i: (area, boxes[4 * n : 4 * n + 4]) for n, (i, area) in enumerate(zip(ids, areas, strict=True))}
+        for k, i in enumerate(video.objects.tolist()):
+            told = int(video.areas[t, k]), video.boxes[t, k].tolist()
+            found = seen.get(i, (0, [0, 0, 0, 0]))
+            if told != (found[0], list(found[1])):
+                raise UserError(
+                    f"{shards.uri}:{video.video_id}/{clip.frame_ids[t]}: the index says area and box {told} of object "
+                    f"{i}, its mask {found}; build the set again"
+                )
 
 
 if __name__ == "__main__":

@@ -80,6 +80,14 @@ def list_names(uri: str | Path) -> list[str]:
     return sorted(info.base_name for info in _retried(lambda: fs.get_file_info(selector), uri))
 
 
+def list_sizes(uri: str | Path) -> dict[str, int]:
+    """Bytes of each file directly under a directory, by name; empty when it does not exist."""
+    fs, path = filesystem(uri)
+    selector = pa.fs.FileSelector(path, allow_not_found=True)
+    found = _retried(lambda: fs.get_file_info(selector), uri)
+    return {info.base_name: info.size for info in found if info.type == pa.fs.FileType.File}
+
+
 def read_bytes(uri: str | Path) -> bytes:
     """The whole file.
 

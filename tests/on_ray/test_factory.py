@@ -58,12 +58,21 @@ def test_worker_killed_in_the_middle_changes_nothing(tmp_path):
     assert hashes(tmp_path / "straight") == hashes(tmp_path / "killed")
 
 
+def stopped(folder: Path) -> list[Path]:
+    """Makes of a finished build one that stopped before its manifest was written; its files."""
+    parts = sorted(folder.glob("part-*"))
+    for part in parts:
+        write_index(describe_shard(part), str(folder / index_name(part.name)))
+    (folder / "manifest.json").unlink()
+    return parts
+
+
 def test_build_that_stopped_makes_only_what_is_missing(tmp_path):
     built(tmp_path)
     before = hashes(tmp_path)
-    kept = sorted(path for path in tmp_path.glob("part-*"))
-    (tmp_path / "manifest.json").unlink()
+    kept = stopped(tmp_path)
     kept[1].unlink()
+    (tmp_path / ".part-1.77.aside").write_bytes(b"half")
     written = kept[0].stat().st_mtime_ns
     built(tmp_path)
     assert hashes(tmp_path) == before
@@ -71,29 +80,30 @@ def test_build_that_stopped_makes_only_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_truncated_file_of_a_stopped_build_is_made_again(tmp_path, indexed):
+def test_file_whose_bytes_changed_is_made_again(tmp_path, indexed):
     built(tmp_path)
     before = hashes(tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    part = sorted(tmp_path.glob("part-*"))[1]
-    if indexed:
-        write_index(describe_shard(part), str(tmp_path / index_name(part.name)))
-    part.write_bytes(part.read_bytes()[:-100])
-    built(tmp_path)
-    assert hashes(tmp_path) == before
-
-
-def test_file_whose_bytes_changed_is_made_again(tmp_path):
-    built(tmp_path)
-    before = hashes(tmp_path)
-    (tmp_path / "manifest.json").unlink()
-    part = sorted(tmp_path.glob("part-*"))[2]
-    write_index(describe_shard(part), str(tmp_path / index_name(part.name)))
+    part = stopped(tmp_path)[2]
     data = bytearray(part.read_bytes())
     data[500] ^= 255
     part.write_bytes(data)
+    if not indexed:
+        (tmp_path / index_name(part.name)).unlink()
     built(tmp_path)
     assert hashes(tmp_path) == before
+
+
+def test_finished_build_whose_files_were_lost_is_completed(tmp_path):
+    manifest = built(tmp_path)
+    before = hashes(tmp_path)
+    kept = sorted(tmp_path.glob("part-*"))
+    written = kept[0].stat().st_mtime_ns
+    kept[1].unlink()
+    kept[2].write_bytes(kept[2].read_bytes()[:-100])
+    (tmp_path / "videos.parquet").unlink()
+    assert built(tmp_path) == manifest
+    assert hashes(tmp_path) == before
+    assert kept[0].stat().st_mtime_ns == written
 
 
 def test_finished_build_is_reused_and_another_recipe_refused(tmp_path):

@@ -33,6 +33,7 @@ from vosforge.storage import (
     exists,
     join,
     list_names,
+    list_sizes,
     read_bytes,
     sha256,
     upload_file,
@@ -80,8 +81,10 @@ def build(
         raise UserError(f"expected at least one video a file and one worker, found {per_file} and {workers}")
     recipe = json.loads(json.dumps(recipe))
     finished = _finished(uri, recipe)
-    if finished is not None:
+    if finished is not None and _whole(uri, finished):
         return finished
+    # What a manifest says of its files holds, even where some of them are gone.
+    known = {file["path"]: file["sha256"] for file in finished["files"]} if finished else {}
     check_writable(uri)
     check_space(uri, _SMALLEST_DISK)
     abort_unfinished_uploads(uri)
@@ -97,7 +100,7 @@ def build(
     todo = [(name, group) for name, group in zip(names, groups, strict=True)]
     done, rejected = 0, []
     on_progress(done)
-    with contextlib.closing(run_tasks(len(todo), partial(_write, uri, todo, make, there), workers)) as rows:
+    with contextlib.closing(run_tasks(len(todo), partial(_write, uri, todo, make, there, known), workers)) as rows:
         for row in rows:
             done += 1
             on_progress(done)
@@ -111,7 +114,18 @@ def build(
             f"{uri}: {len(rejected)} of {len(items)} videos rejected, more than the allowed {max_rejects:.0%}, and "
             f"nothing kept; the first: {first['video']}: {first['reason']}"
         )
-    return finish(uri, kind, recipe, names)
+    manifest = finish(uri, kind, recipe, names)
+    for name in list_names(uri):
+        # Killed tasks leave what they had begun.
+        if name.startswith((".part-", ".index-")):
+            delete(join(uri, name))
+    return manifest
+
+
+def _whole(uri: str, manifest: dict[str, Any]) -> bool:
+    """Whether all files of a manifest are there with their sizes; datasets/check.py compares their hashes."""
+    there = list_sizes(uri)
+    return all(there.get(file["path"]) == file["bytes"] for file in (*manifest["files"], manifest["index"]))
 
 
 def _too_many(rejected: list[dict[str, str]], items: int, most: float) -> bool:
@@ -147,13 +161,18 @@ def _finished(uri: str, recipe: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _write(
-    uri: str, todo: list[tuple[str, list[Any]]], make: Callable[[Any], pa.Table], there: set[str], number: int
+    uri: str,
+    todo: list[tuple[str, list[Any]]],
+    make: Callable[[Any], pa.Table],
+    there: set[str],
+    known: dict[str, str],
+    number: int,
 ) -> dict[str, Any]:
     """Make and write one file of the plan, unless it is there and whole."""
     cv2.setNumThreads(1)
     name, items = todo[number]
     if name in there:
-        kept = _kept(uri, name, index_name(name) in there)
+        kept = _kept(uri, name, index_name(name) in there, known.get(name))
         if kept is not None:
             return {"rejected": json.dumps(kept)}
     rejected: list[dict[str, str]] = []
@@ -173,11 +192,13 @@ def _write(
     return {"rejected": json.dumps(rejected)}
 
 
-def _kept(uri: str, name: str, indexed: bool) -> list[dict[str, str]] | None:
-    """The rejected inputs of a file that is there; None when it is not whole."""
+def _kept(uri: str, name: str, indexed: bool, known: str | None) -> list[dict[str, str]] | None:
+    """The rejected inputs of a file that is there; None when nothing vouches for it, or it is not what was written."""
     index = join(uri, index_name(name))
     try:
         if not indexed:
+            if known != sha256(join(uri, name)):
+                return None
             with tempfile.TemporaryDirectory() as folder:
                 write_index(describe_shard(download_file(join(uri, name), Path(folder) / name)), index)
         _, file, rejected = read_index(index)

@@ -24,9 +24,9 @@ from vosforge.networks.parts import hints
 from vosforge.propagation import Model, segment_clip
 from vosforge.search.members import METRIC, RESULTS_FILE
 from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, write_bytes
-from vosforge.training.curricula import Stage
 from vosforge.training.on_ray import Listener, fit
 from vosforge.training.plan import TrainingPlan
+from vosforge.training.stages import Stage
 
 
 @dataclass(frozen=True)

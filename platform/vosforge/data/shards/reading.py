@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from vosforge.clip import Clip
 from vosforge.data.image_files import decode_frame, decode_mask
-from vosforge.data.shards.schema import RANGED, SCHEMA_VERSION, Video
+from vosforge.data.shards.schema import INDEX_NAME, RANGED, SCHEMA_VERSION, Video
 from vosforge.errors import UserError
 from vosforge.storage import RangeReader, exists, filesystem, join, read_bytes
 
@@ -55,17 +55,18 @@ class ShardSet:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest that changes when any shard's bytes do."""
-        return hashlib.sha256(json.dumps(self.manifest["files"], sort_keys=True).encode()).hexdigest()
+        """Hex digest of the shards' contents: it changes when any byte does, and not with names or places."""
+        contents = [[file["sha256"], file["rows"]] for file in self.manifest["files"]]
+        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
     @cached_property
     def videos(self) -> list[Video]:
         """The index."""
-        fs, path = filesystem(join(self.uri, "videos.parquet"))
+        fs, path = filesystem(join(self.uri, INDEX_NAME))
         try:
             return _videos(pq.read_table(path, filesystem=fs))
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self.uri}/videos.parquet: the index cannot be read ({error}); build it again") from error
+            raise UserError(f"{self.uri}/{INDEX_NAME}: the index cannot be read ({error}); build it again") from error
 
     def read(self, video: Video, frames: Iterable[int] | None = None) -> Clip:
         """Decode frames of a video, in the order given; all of them by default.

@@ -17,6 +17,7 @@ EXTRAS = ("flow", "depth", "amodal")
 """What rendered video may carry beside frames and masks, encoded; null elsewhere."""
 RANGED = ("image", "mask")
 """Columns whose values are found by byte ranges."""
+INDEX_NAME = "videos.parquet"
 ROWS_PER_GROUP = 256
 """Most rows of a row group; a video begins a new one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import vosforge
 from vosforge.clip import Clip
 from vosforge.data.image_files import JPEG_QUALITY, encode_frame, encode_mask, object_statistics
-from vosforge.data.shards.schema import EXTRAS, INDEX_SCHEMA, RANGED, ROWS_PER_GROUP, SCHEMA, SCHEMA_VERSION
+from vosforge.data.shards.schema import EXTRAS, INDEX_NAME, INDEX_SCHEMA, RANGED, ROWS_PER_GROUP, SCHEMA, SCHEMA_VERSION
 from vosforge.errors import UserError
 from vosforge.storage import delete, download_file, exists, join, read_bytes, sha256, write_bytes
 
@@ -175,11 +176,13 @@ def read_index(uri: str) -> tuple[pa.Table, dict[str, Any], list[dict[str, str]]
     return table, json.loads(table.schema.metadata[_FILE]), json.loads(table.schema.metadata[_REJECTED])
 
 
-def write_index(table: pa.Table, uri: str) -> None:
-    """Write index rows as a whole."""
+def write_index(table: pa.Table, uri: str) -> bytes:
+    """Write index rows as a whole; the bytes written."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    write_bytes(uri, sink.getvalue().to_pybytes())
+    content = sink.getvalue().to_pybytes()
+    write_bytes(uri, content)
+    return content
 
 
 def finish(uri: str, kind: str, recipe: dict[str, Any], names: list[str]) -> dict[str, Any]:
@@ -205,13 +208,14 @@ def finish(uri: str, kind: str, recipe: dict[str, Any], names: list[str]) -> dic
         files.append(file)
         rejected += left_out
     index = pa.concat_tables(tables)
-    write_index(index, join(uri, "videos.parquet"))
+    written = write_index(index, join(uri, INDEX_NAME))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "generator": f"vosforge {vosforge.__version__}",
         "kind": kind,
         "recipe": recipe,
         "files": files,
+        "index": {"path": INDEX_NAME, "bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()},
         "totals": {
             "videos": index.num_rows,
             "frames": sum(file["rows"] for file in files),
