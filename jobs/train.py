@@ -5,7 +5,8 @@
     python jobs/train.py --network skn --stages bl30k videos --data shards/* --videos.learning-rate 2e-5 --dry-run
     ray job submit --runtime-env jobs/runtime_env.yaml -- python jobs/train.py ... --storage s3://bucket/runs
 
-The same command again continues a run that was stopped, from its last checkpoint. Every number of a stage has a flag:
+The same command again continues a run that was stopped, from its last checkpoint; so does `--resume runs/NAME`, from
+what the run's directory says. Every number of a stage has a flag:
 --videos.batch, --images.sampling.crop, --bl30k.loss.hardest; name network and size, and --help lists them all with the
 values of that curriculum.
 """
@@ -13,6 +14,7 @@ values of that curriculum.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from typing import Any
 
@@ -34,7 +36,7 @@ from vosforge.tracking import Run, default_store
 from vosforge.training import curricula
 from vosforge.training.clip_order import clip_numbers
 from vosforge.training.loop import fit_locally
-from vosforge.training.plan import TrainingPlan
+from vosforge.training.plan import TrainingPlan, read_plan
 from vosforge.training.stages import Stage
 from vosforge.training.steps import Execution
 
@@ -90,6 +92,25 @@ class Options:
     """Show tracebacks and library messages."""
 
 
+@dataclass
+class Resumption:
+    """Continue a run that was stopped, from what its directory says."""
+
+    resume: str
+    """The run's folder or s3:// URI: its storage and name."""
+    workers: int = 1
+    """Processes that share the batch; another number than before sees the same clips at the same steps."""
+    gpu: bool = False
+    """One GPU for each worker."""
+    feeders: int = 1
+    """Processes that decode clips, for each worker."""
+    threads: int | None = None
+    """Torch's threads in each worker."""
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+    verbose: bool = False
+    """Show tracebacks and library messages."""
+
+
 def parse_flags() -> tuple[Options, dict[str, Stage]]:
     """The options, and the stages of the network's curriculum with what flags change in them."""
     chosen, _ = _chooser().parse_known_args()
@@ -119,8 +140,21 @@ def main(options: Options, stages: dict[str, Stage]) -> None:
     storage = cluster.lasting(options.storage, "--storage")
     plan = make_plan(options, stages)
     describe(plan, options)
-    if options.dry_run:
-        return
+    if not options.dry_run:
+        train(plan, storage, options, options.local)
+
+
+def resume(options: Resumption) -> None:
+    """Go on with a run."""
+    console.verbosity(options.verbose)
+    where = cluster.lasting(options.resume.rstrip("/"), "--resume")
+    plan, harness = read_plan(where)
+    describe(plan, options)
+    train(plan, where.rpartition("/")[0], options, harness == "local")
+
+
+def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local: bool) -> None:
+    """Train, in this process or on Ray, and track it."""
     check_writable(storage)
     check_space(storage, _CHECKPOINT_SPACE)
     with Run(plan.name, _store(storage), storage) as run, console.Progress(plan.total_steps, plan.name, "steps") as bar:
@@ -130,7 +164,7 @@ def main(options: Options, stages: dict[str, Stage]) -> None:
             run.metrics(metrics["step"], metrics)
             bar.update(metrics["step"], _note(metrics))
 
-        if options.local:
+        if local:
             target = str(fit_locally(plan, storage, on_progress, options.execution))
         else:
             from vosforge.training.on_ray import fit
@@ -177,7 +211,7 @@ def _adjusted(stage: Stage, settings: dict[str, Any], crop: int | None) -> Stage
     return replace(stage, sampling=sampling, **settings)
 
 
-def describe(plan: TrainingPlan, options: Options) -> None:
+def describe(plan: TrainingPlan, options: Options | Resumption) -> None:
     """Print the plan; what is wrong with it shows here."""
     network = plan.build_network()
     count = sum(p.numel() for p in network.parameters())
@@ -238,4 +272,5 @@ def _note(metrics: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    console.run(lambda: main(*parse_flags()))
+    resumes = any(argument.split("=")[0] == "--resume" for argument in sys.argv)
+    console.run(lambda: resume(tyro.cli(Resumption)) if resumes else main(*parse_flags()))

@@ -155,6 +155,11 @@ def claim(uri: str | Path, content: dict[str, Any], what: str) -> None:
     write_bytes(uri, json.dumps(wanted, indent=1).encode())
 
 
+def canonical(content: Any) -> str:
+    """JSON in which equal values are equal text: keys in order, 5 as 5.0."""
+    return json.dumps(json.loads(json.dumps(content), parse_int=float), sort_keys=True)
+
+
 def _differing(before: Any, wanted: Any, path: str = "") -> list[str]:
     """Names of the fields in which two JSON values differ, such as "stages.0.learning_rate"."""
     if before == wanted:

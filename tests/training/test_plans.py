@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from vosforge.clip import Clip
 from vosforge.errors import UserError
 from vosforge.training import curricula
-from vosforge.training.plan import claim_run
+from vosforge.training.plan import TrainingPlan, claim_run, read_plan
 
 
 def test_run_name_of_another_plan_is_refused_by_field(make_plan, tmp_path):
@@ -59,3 +61,24 @@ def test_learning_rate_warms_up_and_decays_as_a_function_of_the_step():
 def test_paper_stages_keep_a_constant_rate():
     stage = curricula.stages("stm", "paper", ["images"])[0]
     assert stage.rate(0) == stage.rate(stage.steps - 1) == 1e-5
+
+
+@pytest.mark.parametrize(("network", "size"), [(n, s) for n in curricula.PAPER for s in ("nano", "paper")])
+def test_plan_of_a_run_is_read_back_from_its_directory(network, size, tmp_path, build_shards):
+    clip = Clip("a", np.zeros((2, 32, 32, 3), np.uint8), np.ones((2, 32, 32), np.uint8))
+    uri = build_shards(tmp_path / "shards", [clip]).uri
+    stages = curricula.stages(network, size, ["images", "bl30k", "videos"])
+    plan = TrainingPlan("run", network, size, stages, [uri], parts={"top_k": 20} if network == "stm" else {})
+    claim_run(str(tmp_path / "runs"), plan, "local")
+    found, harness = read_plan(str(tmp_path / "runs" / "run"))
+    assert found == plan
+    assert found.digest == plan.digest
+    assert harness == "local"
+
+
+def test_directories_without_a_run_are_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"nothing: no run, plan.json is missing"):
+        read_plan(str(tmp_path / "nothing"))
+    (tmp_path / "plan.json").write_text('{"name": "a"}')
+    with pytest.raises(UserError, match=r"plan.json: expected the plan of a run of this version"):
+        read_plan(str(tmp_path))

@@ -7,18 +7,18 @@ on a worker, an order or a clock. So any number of workers sees the same data, a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from vosforge.clip import Clip
-from vosforge.data.geometry import affine, keep_objects, warp
+from vosforge.data.geometry import affine, keep_objects, only_ids, warp
 from vosforge.data.pseudo_video import PseudoVideoRecipe, pseudo_video
 from vosforge.data.redrawn import RedrawnRecipe
 from vosforge.data.shards import ShardSet, Video
 from vosforge.errors import UserError
+from vosforge.storage import canonical
 
 _TRIALS = 6
 
@@ -98,7 +98,7 @@ class ClipSampler:
         self._weights = weights / weights.sum()
         self._cumulative = np.cumsum(weights) / weights.sum()
         identity = [seed, stage, [s.digest for s in sets], list(repeats), clips, asdict(recipe)]
-        self.key = int.from_bytes(hashlib.sha256(json.dumps(identity).encode()).digest()[:8], "little")
+        self.key = int.from_bytes(hashlib.sha256(canonical(identity).encode()).digest()[:8], "little")
 
     def clip(self, i: int) -> Clip:
         """Training clip i: `recipe.frames` frames of `recipe.crop`, objects 1..K in its first frame.
@@ -194,9 +194,7 @@ class ClipSampler:
 def _read(shards: ShardSet, video: Video, frames: list[int] | None = None) -> Clip:
     """Frames of a video whose masks hold its objects alone: void is background in training."""
     clip = shards.read(video, frames)
-    table = np.zeros(256, np.uint8)
-    table[video.objects] = video.objects
-    return replace(clip, masks=table[clip.masks])
+    return replace(clip, masks=only_ids(clip.masks, video.objects))
 
 
 def _spacing(video: Video, usable: np.ndarray) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -15,9 +15,11 @@ from vosforge.data.sampling import ClipSampler
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import absolute, claim, exists, is_local, join, local_path, sha256
+from vosforge.storage import absolute, canonical, claim, exists, is_local, join, local_path, read_bytes, sha256
 from vosforge.training.clip_order import stage_sampler
 from vosforge.training.stages import Stage
+
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class TrainingPlan:
     def digest(self) -> str:
         """Short hex digest of the whole plan but its name."""
         content = {**asdict(self), "name": ""}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
     @property
     def total_steps(self) -> int:
@@ -108,4 +110,31 @@ def claim_run(storage: str, plan: TrainingPlan, harness: str) -> None:
         UserError: naming the run and the differing fields.
     """
     content = {**asdict(plan), **plan.contents(), "harness": harness}
-    claim(join(storage, plan.name, "plan.json"), content, f"run {plan.name} in {storage}")
+    claim(join(storage, plan.name, PLAN_FILE), content, f"run {plan.name} in {storage}")
+
+
+def read_plan(uri: str) -> tuple[TrainingPlan, str]:
+    """The plan of a run that was begun, and who keeps its checkpoints.
+
+    Args:
+        uri: the run's directory, local or `s3://`.
+
+    Returns:
+        The plan, and "ray" or "local".
+
+    Raises:
+        UserError: when there is no run, or its plan cannot be read.
+    """
+    # Only resuming by name needs it; the loop runs where it is not installed.
+    from pydantic import TypeAdapter
+
+    where = join(uri, PLAN_FILE)
+    if not exists(where):
+        raise UserError(f"{uri}: no run, {PLAN_FILE} is missing")
+    try:
+        content = json.loads(read_bytes(where))
+        own = {field.name: content[field.name] for field in fields(TrainingPlan)}
+        return TypeAdapter(TrainingPlan).validate_python(own), content["harness"]
+    except (ValueError, KeyError, TypeError) as error:
+        told = str(error).splitlines()[0]
+        raise UserError(f"{where}: expected the plan of a run of this version, found another ({told})") from error
