@@ -26,6 +26,7 @@ from vosforge.data.rendered import Pictures, Production, SceneItem, rendered_tab
 from vosforge.data.rendering import preset as named_preset
 from vosforge.data.rendering.user_meshes import MeshFile, MeshLibrary, find_meshes, survey
 from vosforge.data.streams import run_tasks
+from vosforge.errors import UserError
 
 _FILES_A_TASK = 64
 
@@ -74,10 +75,18 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    if videos < 1:
+        raise UserError(f"--videos: expected at least 1, found {videos}")
+    if not 1 <= quality <= 100:
+        raise UserError(f"--quality: expected 1 to 100, found {quality}")
     out = cluster.lasting(out, "--out")
     changes = {"frames": frames, "height": height, "width": width, "speed": speed, "objects": objects}
     recipe = named_preset(preset, **changes, blur=blur, shadows=shadows)
     pictures = Pictures(textures and textures.resolve())
+    if pictures.skipped:
+        print(f"{textures}: {len(pictures.skipped)} of {len(pictures) + len(pictures.skipped)} textures skipped")
+    for reason in pictures.skipped[:10]:
+        print(f"  {reason}")
     cluster.connect(verbose)
     library = read_library(meshes.resolve(), workers) if meshes else ()
     print(

@@ -21,7 +21,8 @@ import tyro
 from vosforge import cluster
 from vosforge.data.factory import build
 from vosforge.data.pseudo_presets import preset as preset_of
-from vosforge.data.stills import Still, open_stills, pseudo_video_table
+from vosforge.data.stills import open_stills, pseudo_video_table
+from vosforge.errors import UserError
 
 
 def main(
@@ -45,6 +46,7 @@ def main(
     merge: float | None = None,
     grey: float | None = None,
     clips_per_file: int = 64,
+    max_rejects: float = 0.1,
     workers: int = 2,
     verbose: bool = False,
 ) -> None:
@@ -71,10 +73,15 @@ def main(
         merge: Probability that all objects of another image lie over the picture (not steady).
         grey: Probability that a clip is grey (not steady).
         clips_per_file: Clips in one Parquet file.
+        max_rejects: Largest share of unusable pictures, and of clips without an object; one is always allowed.
         workers: Parallel processes.
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
+    if clips_per_image < 1:
+        raise UserError(f"--clips-per-image: expected at least 1, found {clips_per_image}")
+    if not 0 <= max_rejects <= 1:
+        raise UserError(f"--max-rejects: expected a share from 0 to 1, found {max_rejects}")
     out = cluster.lasting(out, "--out")
     recipe = preset_of(
         preset,
@@ -91,8 +98,12 @@ def main(
         merge=merge,
         grey=grey,
     )
-    stills = open_stills(data, images, masks)
-    items = [Still(image, copy, seed) for image in range(len(stills)) for copy in range(clips_per_image)]
+    stills = open_stills(data, images, masks, max_rejects)
+    if stills.skipped:
+        print(f"{images}: {len(stills.skipped)} of {len(stills) + len(stills.skipped)} pictures skipped")
+    for reason in stills.skipped[:10]:
+        print(f"  {reason}")
+    items = stills.items(clips_per_image, seed)
     print(f"{len(stills)} images, {len(items)} clips of {recipe.frames} frames at {recipe.size[0]} px")
     cluster.connect(verbose)
     parameters = {**asdict(recipe), "seed": seed, "clips_per_image": clips_per_image, "source": stills.digest}
@@ -106,6 +117,7 @@ def main(
             clips_per_file,
             workers,
             progress.update,
+            max_rejects,
         )
     print(f"{out}: {manifest['totals']}, {len(manifest['rejected'])} rejected")
 

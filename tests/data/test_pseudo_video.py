@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import math
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -109,10 +111,41 @@ def test_picture_without_objects_to_paste_from_changes_nothing_but_the_picture()
     assert clip.objects == [1]
 
 
-@pytest.mark.parametrize("wrong", [{"frames": 0}, {"size": (8, 96)}, {"objects": 0}])
-def test_impossible_recipes_are_refused(wrong):
-    with pytest.raises(UserError, match=r"pseudo-video: expected frames >= 1, size >= 16 and objects >= 1"):
-        PseudoVideoRecipe(**wrong)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("frames", 0),
+        ("frames", 2.5),
+        ("size", (8, 96)),
+        ("size", (96, 5000)),
+        ("size", 96),
+        ("objects", 0),
+        ("rotation", -1),
+        ("rotation", math.nan),
+        ("paste_rotation", math.inf),
+        ("shear", 90),
+        ("shear", -5),
+        ("zoom", 1),
+        ("sequence_zoom", (0, 1)),
+        ("sequence_zoom", (1.5, 0.8)),
+        ("drift", math.inf),
+        ("drift", -0.1),
+        ("paste_drift", -0.1),
+        ("flip", 1.5),
+        ("flip", -0.5),
+        ("paste", -1),
+        ("paste", 1.5),
+        ("brightness", -0.1),
+        ("saturation", 2),
+    ],
+)
+def test_recipe_out_of_range_names_the_field(field, value):
+    with pytest.raises(UserError, match=rf"pseudo-video: {field} must be .*, found "):
+        PseudoVideoRecipe(**{field: value})
+
+
+def test_recipe_from_json_stays_the_same():
+    assert PseudoVideoRecipe(**json.loads(json.dumps(asdict(RECIPE)))) == RECIPE
 
 
 @pytest.mark.parametrize("scale", [0.45, 0.2, 0.1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import subprocess
@@ -305,19 +306,50 @@ def test_program_refuses_what_a_preset_does_not_have_before_it_reads_anything():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("field", "value"),
     [
-        ({"frames": 0}, "expected frames >= 1"),
-        ({"thin_plate": 1.5}, "thin_plate is a probability, expected 0 to 1, found 1.5"),
-        ({"merge": -1}, "merge is a probability"),
-        ({"points": 2}, "points >= 3"),
-        ({"zoom": 0.5}, "zoom >= 1"),
-        ({"paste": (3, 1)}, "paste of 0 or more"),
+        ("frames", 0),
+        ("size", (384, 1 << 20)),
+        ("objects", 0),
+        ("flip", -0.1),
+        ("thin_plate", 1.5),
+        ("merge", -1),
+        ("grey", math.nan),
+        ("smallest", -0.1),
+        ("spread", math.inf),
+        ("corners", 0.5),
+        ("points", 2),
+        ("zoom", 0.5),
+        ("zoom", math.inf),
+        ("area", (0.0, 1.0)),
+        ("aspect", (-1, 1)),
+        ("paste", (3, 1)),
+        ("paste", (-1, 1)),
+        ("paste_drift", (0.1, -0.1)),
+        ("paste_drift", (math.nan, 0.1)),
+        ("crop", "middle"),
     ],
 )
-def test_impossible_recipes_are_refused(wrong, message):
-    with pytest.raises(UserError, match=message):
-        RedrawnRecipe(**wrong)
+def test_recipe_out_of_range_names_the_field(field, value):
+    with pytest.raises(UserError, match=rf"pseudo-video: {field} must be .*, found "):
+        RedrawnRecipe(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rotation", -1), ("rotation", math.nan), ("shear", 90), ("scale", (0, 1)), ("scale", (2, 1)), ("shift", -0.1)],
+)
+def test_affine_map_out_of_range_names_the_field(field, value):
+    with pytest.raises(UserError, match=rf"pseudo-video: affine map: {field} must be .*, found "):
+        Affine(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("stcn", {"shear": 90.0}), ("stm-coco", {"paste": -1}), ("steady", {"drift": -1.0})]
+)
+def test_changed_value_out_of_range_is_refused(name, change):
+    with pytest.raises(UserError, match=f"{next(iter(change))} must be"):
+        preset(name, **change)
 
 
 def test_presets_are_plain_values_that_a_manifest_can_hold():

@@ -157,6 +157,43 @@ def test_pictures_are_found_below_a_folder_and_known_by_content(tmp_path):
     assert [picture.shape for picture in pictures] == [(9, 9, 3), (20, 30, 3)]
     assert len(pictures.digest) == 64
     assert len(Pictures(None)) == 0
+
+
+def test_pictures_that_cannot_be_read_are_skipped_and_named_and_hidden_files_ignored(tmp_path):
+    Image.fromarray(np.full((9, 9, 3), 40, np.uint8)).save(tmp_path / "b.png")
+    alone = Pictures(tmp_path)
+    (tmp_path / "._b.jpg").write_bytes(b"left by a Mac")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "d.jpg").write_bytes(b"no picture")
+    assert Pictures(tmp_path).skipped == []
     (tmp_path / "c.jpg").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"c\.jpg"):
+    (tmp_path / "e.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    pictures = Pictures(tmp_path)
+    assert len(pictures) == 1
+    assert pictures.digest == alone.digest
+    for name, reason in zip(("c.jpg", "e.jpg"), pictures.skipped, strict=True):
+        assert str(tmp_path / name) in reason
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(UserError, match=r"none of 2 pictures can be used; .*c\.jpg"):
         Pictures(tmp_path)
+
+
+def test_links_to_nowhere_and_hidden_files_are_no_meshes(folder):
+    (folder / "gone.obj").symlink_to(folder / "nowhere.obj")
+    (folder / "._ball.ply").write_bytes(b"left by a Mac")
+    models = library(folder)
+    assert len(models) == 4
+    assert [file.name for file in models.skipped] == ["gone.obj"]
+    assert "gone.obj: cannot be read (No such file or directory)" in models.skipped[0].reason
+
+
+def test_a_rejected_scene_is_named_as_its_video_would_be():
+    item = SceneItem(3, 17)
+    table = rendered_table(Production(preset("bl30k", frames=1, height=32, width=48)), item)
+    assert set(table.column("video_id").to_pylist()) == {item.video_id} == {"3-000017"}
+
+
+@pytest.mark.parametrize("quality", [0, 101, 9.5])
+def test_quality_out_of_range_is_refused(quality):
+    with pytest.raises(UserError, match=r"quality must be a whole number in 1\.\.100"):
+        Production(RECIPE, quality=quality)

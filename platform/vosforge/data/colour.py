@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vosforge.errors import UserError
+from vosforge.data.ranges import require_number
 
 # What `Jitter.draw` gives for ranges of 0.
 UNCHANGED = np.array([1.0, 1.0, 1.0, 0.0])
@@ -27,11 +27,11 @@ class Jitter:
     """Ranges of colour jitter, in torchvision's units.
 
     Attributes:
-        brightness, contrast, saturation: factors, uniform in 1 +- value.
+        brightness, contrast, saturation: factors, uniform in 1 +- value, at most 1.
         hue: share of a full turn, uniform in +- value, at most 0.5.
 
     Raises:
-        UserError: for a negative range, or a hue above 0.5.
+        UserError: when a value is out of range; the message names it.
     """
 
     brightness: float = 0.0
@@ -40,8 +40,9 @@ class Jitter:
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
-            raise UserError(f"colour jitter: expected ranges >= 0 and hue <= 0.5, found {self}")
+        for name in ("brightness", "contrast", "saturation"):
+            require_number("pseudo-video: colour jitter", self, name, 0, 1)
+        require_number("pseudo-video: colour jitter", self, "hue", 0, 0.5)
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
         """`(4,)`: factors of brightness, contrast and saturation, and the turn of the hue in radians."""

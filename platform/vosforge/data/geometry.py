@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 
@@ -109,6 +111,14 @@ def box_corners(box: tuple[int, int, int, int]) -> np.ndarray:
     """`(4, 2)` corners (x, y) of a box (x, y, width, height)."""
     x, y, width, height = box
     return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]], float)
+
+
+def only_ids(masks: np.ndarray, ids: Iterable[int]) -> np.ndarray:
+    """Masks `(..., H, W)` uint8 in which all but the given ids is background, so that void is no object."""
+    table = np.zeros(256, np.uint8)
+    kept = np.fromiter(ids, np.uint8)
+    table[kept] = kept
+    return table[masks]
 
 
 def keep_objects(

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vosforge.clip import Clip
+from vosforge.clip import MAX_OBJECTS, Clip
 from vosforge.data.geometry import affine, keep_objects, warp
-from vosforge.data.redrawn import RedrawnRecipe, redrawn_video
+from vosforge.data.ranges import require_number, require_pair
+from vosforge.data.redrawn import LARGEST_SHEAR, LARGEST_TURN, SCALES, RedrawnRecipe, redrawn_video, require_clip
 from vosforge.errors import UserError
 
 
@@ -39,6 +40,9 @@ class PseudoVideoRecipe:
     Ranges are those of the STCN family's published training on static images (rotation 20, scale 0.9 to 1.1,
     shear 10, sequence scale 0.8 to 1.5), which draws every frame anew; here most of the motion is steady, so that
     clips may be long. Pasting follows the public re-training of STM on objects cut from other images.
+
+    Raises:
+        UserError: when a value is out of range; the message names it.
     """
 
     frames: int = 3
@@ -58,11 +62,16 @@ class PseudoVideoRecipe:
     objects: int = 3
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or min(self.size) < 16 or self.objects < 1:
-            raise UserError(
-                f"pseudo-video: expected frames >= 1, size >= 16 and objects >= 1, "
-                f"found frames={self.frames}, size={self.size}, objects={self.objects}"
-            )
+        require_clip(self)
+        for name in ("rotation", "paste_rotation"):
+            require_number("pseudo-video", self, name, 0, LARGEST_TURN)
+        require_number("pseudo-video", self, "shear", 0, LARGEST_SHEAR)
+        # A factor of 1 - zoom must leave something of the picture.
+        require_number("pseudo-video", self, "zoom", 0, 0.9)
+        require_pair("pseudo-video", self, "sequence_zoom", *SCALES)
+        for name in ("drift", "flip", "paste_drift", "brightness", "contrast", "saturation"):
+            require_number("pseudo-video", self, name, 0, 1)
+        require_number("pseudo-video", self, "paste", 0, MAX_OBJECTS, whole=True)
 
     @property
     def others(self) -> int:

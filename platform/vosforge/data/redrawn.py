@@ -8,20 +8,26 @@ objects of others lie over the first, moved by draws of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
-from vosforge.clip import Clip
+from vosforge.clip import MAX_OBJECTS, Clip
 from vosforge.data.colour import UNCHANGED, Jitter, colour_matrix
 from vosforge.data.geometry import affine, box_corners, keep_objects, moved
 from vosforge.data.layers import Layer, draw
+from vosforge.data.ranges import refuse, require_number, require_pair
 from vosforge.data.thin_plate import ThinPlate
-from vosforge.errors import UserError
 
 # A corner never comes nearer to its neighbour than 1 - 2 * 0.3 of the picture's side.
 _FARTHEST_CORNER = 0.3
+# Degrees; a shear of 90 has no finite map.
+LARGEST_TURN, LARGEST_SHEAR = 360, 89
+SCALES = (0.01, 100.0)
+_LARGEST_SIDE = 4096
+_MOST_FRAMES = 1 << 20
+_CROPS = ("frame", "clip", "objects")
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,22 @@ class Affine:
         rotation, shear: degrees, uniform in +-value; shear is along x.
         scale: range of the factor.
         shift: share of the picture's width and height, uniform in +-value.
+
+    Raises:
+        UserError: when a value is out of range; the message names it.
     """
 
     rotation: float = 0.0
     shear: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
     shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        owner = "pseudo-video: affine map"
+        require_number(owner, self, "rotation", 0, LARGEST_TURN)
+        require_number(owner, self, "shear", 0, LARGEST_SHEAR)
+        require_pair(owner, self, "scale", *SCALES)
+        require_number(owner, self, "shift", 0, 1)
 
     def draw(self, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
         """`(3, 3)` map of a picture of (height, width) onto itself."""
@@ -82,7 +98,7 @@ class RedrawnRecipe:
         paste_drift: largest steps to the side and up or down from frame to frame, as shares of the frame.
 
     Raises:
-        UserError: when a value is out of range.
+        UserError: when a value is out of range; the message names it.
     """
 
     frames: int = 3
@@ -112,25 +128,35 @@ class RedrawnRecipe:
     paste_drift: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if self.frames < 1 or min(self.size) < 16 or self.objects < 1:
-            raise UserError(
-                f"pseudo-video: expected frames >= 1, size >= 16 and objects >= 1, "
-                f"found frames={self.frames}, size={self.size}, objects={self.objects}"
-            )
-        for name in ("flip", "each_flip", "thin_plate", "grey", "merge", "paste_chance"):
-            if not 0 <= getattr(self, name) <= 1:
-                found = getattr(self, name)
-                raise UserError(f"pseudo-video: {name} is a probability, expected 0 to 1, found {found}")
-        if self.zoom < 1 or self.points < 3 or not 0 <= self.paste[0] <= self.paste[1]:
-            raise UserError(
-                f"pseudo-video: expected zoom >= 1, points >= 3 and paste of 0 or more, "
-                f"found zoom={self.zoom}, points={self.points}, paste={self.paste}"
-            )
+        require_clip(self)
+        for name in ("flip", "each_flip", "thin_plate", "grey", "merge", "paste_chance", "smallest", "spread"):
+            require_number("pseudo-video", self, name, 0, 1)
+        require_number("pseudo-video", self, "corners", 0, _FARTHEST_CORNER)
+        require_number("pseudo-video", self, "zoom", 1, SCALES[1])
+        require_number("pseudo-video", self, "points", 3, 1000, whole=True)
+        if self.area is not None:
+            require_pair("pseudo-video", self, "area", 0.0001, 1)
+        require_pair("pseudo-video", self, "aspect", *SCALES)
+        require_pair("pseudo-video", self, "paste", 0, MAX_OBJECTS, whole=True)
+        require_pair("pseudo-video", self, "paste_drift", 0, 1, ascending=False)
+        if self.crop not in _CROPS:
+            refuse("pseudo-video", self, "crop", f"one of {', '.join(_CROPS)}")
 
     @property
     def others(self) -> int:
         """How many other pictures a clip may take objects from."""
         return (self.merge > 0) + self.paste[1]
+
+
+def require_clip(recipe: Any) -> None:
+    """Refuse a recipe of which no clip could be made: its `frames`, `size` or `objects` are out of range.
+
+    Raises:
+        UserError: naming the field.
+    """
+    require_number("pseudo-video", recipe, "frames", 1, _MOST_FRAMES, whole=True)
+    require_pair("pseudo-video", recipe, "size", 16, _LARGEST_SIDE, whole=True, ascending=False)
+    require_number("pseudo-video", recipe, "objects", 1, MAX_OBJECTS, whole=True)
 
 
 def redrawn_video(name: str, image: Clip, others: list[Clip], recipe: RedrawnRecipe, rng: np.random.Generator) -> Clip:

@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from vosforge.clip import Clip
 from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame
+from vosforge.data.ranges import require_number
 from vosforge.data.rendering import Scene, SceneRecipe, build_scene, encodings, render_frame, truth
 from vosforge.data.rendering.meshes import Model
 from vosforge.data.rendering.render import frame_buffers
+from vosforge.data.rendering.user_meshes import files_below
 from vosforge.data.shards import clip_table
 from vosforge.errors import UserError
 
@@ -28,32 +30,51 @@ class SceneItem:
     seed: int
     video: int
 
+    @property
+    def video_id(self) -> str:
+        """The video's id in the shards, by which a manifest names it when it is rejected."""
+        return f"{self.seed}-{self.video:06d}"
+
 
 class Pictures(Sequence[np.ndarray]):
     """The pictures of a folder and those below it, by name: `(H, W, 3)` uint8 RGB, decoded when they are drawn.
 
     Args:
-        folder: of JPEG and PNG files, on every node that renders; None for no pictures.
+        folder: of JPEG and PNG files, on every node that renders; None for no pictures. Hidden files do not count.
+
+    Attributes:
+        skipped: why files are left out, each line naming one.
+        digest: of the others' content; empty without pictures.
 
     Raises:
-        UserError: when the folder is missing or holds no picture, or one does not decode.
+        UserError: when the folder is missing or holds no picture that decodes.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.digest = ""
         self._files: list[Path] = []
+        self.skipped: list[str] = []
         if folder is None:
             return
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder of textures")
-        self._files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not self._files:
+        found = files_below(folder, IMAGE_SUFFIXES)
+        if not found:
             raise UserError(f"{folder}: no JPEG or PNG picture in it")
         sha = hashlib.sha256()
-        for path in self._files:
-            data = path.read_bytes()
-            decode_frame(data, str(path))
-            sha.update(data)
+        for path in found:
+            try:
+                data = path.read_bytes()
+                decode_frame(data, str(path))
+            except OSError as error:
+                self.skipped.append(f"{path}: cannot be read ({error.strerror})")
+            except UserError as error:
+                self.skipped.append(str(error))
+            else:
+                sha.update(data)
+                self._files.append(path)
+        if not self._files:
+            raise UserError(f"{folder}: none of {len(found)} pictures can be used; {self.skipped[0]}")
         self.digest = sha.hexdigest()
 
     def __len__(self) -> int:
@@ -76,13 +97,13 @@ class Production:
 
     Attributes:
         recipe: what scenes look like.
-        quality: of the JPEGs.
+        quality: of the JPEGs, 1..100.
         outputs: some of `truth.OUTPUTS`, for the shards' further columns.
         pictures: mixed in with drawn textures.
         models: mixed in with drawn meshes.
 
     Raises:
-        UserError: when an output has no such name.
+        UserError: when an output has no such name, or the quality is out of range.
     """
 
     recipe: SceneRecipe
@@ -92,6 +113,7 @@ class Production:
     models: Sequence[Model] = field(default=())
 
     def __post_init__(self) -> None:
+        require_number("production", self, "quality", 1, 100, whole=True)
         unknown = sorted(set(self.outputs) - set(truth.OUTPUTS))
         if unknown:
             raise UserError(f"outputs: expected some of {', '.join(truth.OUTPUTS)}, found {unknown[0]!r}")
@@ -108,7 +130,7 @@ def rendered_table(production: Production, item: SceneItem) -> pa.Table:
         frames[t], masks[t] = frame, mask
         for name, value in more.items():
             extras[name].append(value)
-    clip = Clip(f"{item.seed}-{item.video:06d}", frames, masks)
+    clip = Clip(item.video_id, frames, masks)
     return clip_table(
         clip, "bl30k", source="rendered", licence="Apache-2.0", quality=production.quality, extras=extras or None
     )

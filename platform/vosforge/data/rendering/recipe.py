@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vosforge.clip import MAX_OBJECTS
+from vosforge.data.ranges import refuse, require_number, require_pair
 from vosforge.data.rendering.textures import PATTERNS
 from vosforge.errors import UserError
 
 PATHS = ("polynomial", "spline")
 _LARGEST_SIDE = 8192
-_PAIRS = ("objects", "distractors", "links", "lights", "size", "gloss", "brightness")
 
 
 @dataclass(frozen=True)
@@ -83,48 +83,29 @@ class SceneRecipe:
     detail: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in (*_PAIRS, "textures"):
+        if isinstance(self.textures, list):
             # JSON brings lists; a recipe must stay hashable and immutable.
-            value = getattr(self, name)
-            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+            object.__setattr__(self, "textures", tuple(self.textures))
         for name in ("height", "width"):
-            self._require_number(name, 16, _LARGEST_SIDE, whole=True)
-        self._require_number("frames", 1, 1 << 20, whole=True)
-        self._require_number("shadows", 0, 8, whole=True)
-        self._require_range("objects", 1, MAX_OBJECTS, whole=True)
-        self._require_range("distractors", 0, MAX_OBJECTS, whole=True)
-        self._require_range("links", 1, 8, whole=True)
-        self._require_range("lights", 1, 8, whole=True)
-        self._require_range("size", 0.1, 3.5)
-        self._require_range("gloss", 0.0, 10.0)
-        self._require_range("brightness", 0.001, 1.0)
-        self._require_number("speed", 0.0, 100.0)
-        self._require_number("detail", 0.05, 4.0)
+            require_number("scene recipe", self, name, 16, _LARGEST_SIDE, whole=True)
+        require_number("scene recipe", self, "frames", 1, 1 << 20, whole=True)
+        require_number("scene recipe", self, "shadows", 0, 8, whole=True)
+        require_pair("scene recipe", self, "objects", 1, MAX_OBJECTS, whole=True)
+        require_pair("scene recipe", self, "distractors", 0, MAX_OBJECTS, whole=True)
+        require_pair("scene recipe", self, "links", 1, 8, whole=True)
+        require_pair("scene recipe", self, "lights", 1, 8, whole=True)
+        require_pair("scene recipe", self, "size", 0.1, 3.5)
+        require_pair("scene recipe", self, "gloss", 0.0, 10.0)
+        require_pair("scene recipe", self, "brightness", 0.001, 1.0)
+        require_number("scene recipe", self, "speed", 0.0, 100.0)
+        require_number("scene recipe", self, "detail", 0.05, 4.0)
         shares = ("picture_probability", "mesh_probability", "own_look", "deforming", "shake", "blur")
         for name in ("pause_enter", "pause_stay", "exits", "visible", *shares):
-            self._require_number(name, 0.0, 1.0)
+            require_number("scene recipe", self, name, 0.0, 1.0)
         if self.paths not in PATHS:
-            self._refuse("paths", f"one of {', '.join(PATHS)}")
+            refuse("scene recipe", self, "paths", f"one of {', '.join(PATHS)}")
         if not self.textures or not isinstance(self.textures, tuple) or set(self.textures) - set(PATTERNS):
-            self._refuse("textures", f"some of {', '.join(PATTERNS)}")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise UserError(f"scene recipe: {name} must be {expected}, found {getattr(self, name)!r}")
-
-    def _require_number(self, name: str, low: float, high: float, whole: bool = False) -> None:
-        if not _is_number(getattr(self, name), low, high, whole):
-            self._refuse(name, f"{'a whole number' if whole else 'a number'} in {low}..{high}")
-
-    def _require_range(self, name: str, low: float, high: float, whole: bool = False) -> None:
-        value = getattr(self, name)
-        fits = isinstance(value, tuple) and len(value) == 2 and all(_is_number(v, low, high, whole) for v in value)
-        if not fits or value[0] > value[1]:
-            self._refuse(name, f"(fewest, most) in {low}..{high}" if whole else f"(low, high) in {low}..{high}")
-
-
-def _is_number(value: object, low: float, high: float, whole: bool) -> bool:
-    kinds = int if whole else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+            refuse("scene recipe", self, "textures", f"some of {', '.join(PATTERNS)}")
 
 
 PRESETS = {

@@ -35,8 +35,14 @@ _CREASE = 0.7071067811865476
 _GRID = float(1 << 20)
 
 
+def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of a folder and all below with one of the suffixes, sorted; hidden ones and hidden folders left out."""
+    found = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.is_dir()]
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
 def find_meshes(folder: Path) -> list[str]:
-    """Mesh files of a folder and all below, as paths within it, sorted.
+    """Mesh files of a folder and all below, as paths within it, sorted; hidden ones do not count.
 
     In ShapeNet's layout, `<class>/<model>/models/model_normalized.obj`, only those files count.
 
@@ -45,7 +51,7 @@ def find_meshes(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of meshes")
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    names = sorted(str(path.relative_to(folder)) for path in files_below(folder, SUFFIXES))
     names = [name for name in names if name.endswith(_SHAPENET_FILE)] or names
     if not names:
         raise UserError(f"{folder}: expected OBJ, GLB or PLY meshes, found none")
@@ -66,8 +72,12 @@ def load_model(path: Path) -> Model:
         UserError: when the file is unreadable, holds no triangle of any size, or is larger than 256 MB or 2,000,000
             triangles. Models of more than 30,000 are made coarser.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, found {path.stat().st_size:,}")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if size > MOST_BYTES:
+        raise UserError(f"{path}: expected at most {MOST_BYTES:,} bytes, found {size:,}")
     meshes = [mesh for raw in _read(path) if (mesh := _convert(raw)) is not None]
     triangles = sum(len(mesh.faces) for mesh in meshes)
     if not triangles:
