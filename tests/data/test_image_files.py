@@ -1,13 +1,23 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from vosforge.data.image_files import decode_frame, decode_mask, encode_frame, encode_mask, object_statistics
+from vosforge.data.image_files import (
+    decode_frame,
+    decode_mask,
+    encode_frame,
+    encode_mask,
+    is_turned,
+    object_statistics,
+    read_mask,
+)
 from vosforge.errors import UserError
 
 
@@ -131,3 +141,35 @@ def test_grey_mask_with_a_few_levels_between_0_and_255_is_anti_aliased():
     Image.fromarray(mask).save(stream, format="PNG")
     with pytest.raises(UserError, match=r"soft\.png: expected object ids, found 3 grey levels"):
         decode_mask(stream.getvalue(), "soft.png")
+
+
+def sized_png(width: int, height: int) -> bytes:
+    """A PNG whose header says so."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = bytearray(png(np.zeros((4, 4), np.uint8)))
+    data[12:33] = header + struct.pack(">I", zlib.crc32(header))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("read", [read_mask, decode_mask, decode_frame])
+def test_pictures_of_too_many_pixels_are_refused_by_name(read):
+    with pytest.raises(UserError, match=r"bear/00003\.png: "):
+        read(sized_png(60000, 60000), "bear/00003.png")
+
+
+def oriented(orientation: int | None) -> bytes:
+    stream = io.BytesIO()
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    exif[0x010F] = "maker"
+    Image.fromarray(smooth()).save(stream, format="JPEG", exif=exif)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(None, False), (1, False), (2, True), (6, True), (9, False)])
+def test_jpeg_is_turned_only_by_an_orientation_that_turns(orientation, turned):
+    data = oriented(orientation)
+    assert is_turned(data) == turned
+    assert decode_frame(data, "f.jpg").shape == ((64, 48, 3) if orientation == 6 else (48, 64, 3))
+    assert not is_turned(encode_frame(smooth()))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,57 @@ def test_digest_changes_when_a_file_is_written_again(tmp_path):
     assert find_videos(tmp_path).digest == before
     os.utime(tmp_path / "masks" / "a.png", ns=(1, 1))
     assert find_videos(tmp_path).digest != before
+
+
+def test_broken_link_is_named_and_the_digest_still_follows_it(tmp_path):
+    root = davis(tmp_path / "DAVIS", {"bear": 2, "camel": 2})
+    before = find_videos(root).digest
+    for path in ("JPEGImages/480p/bear/00001.jpg", "Annotations/480p/camel/00000.png"):
+        (root / path).unlink()
+        (root / path).symlink_to(root / "gone")
+    found = find_videos(root)
+    assert found.digest == find_videos(root).digest != before
+    with pytest.raises(UserError, match=r"bear/00001\.jpg: cannot be read"):
+        found.videos[0].table()
+    with pytest.raises(UserError, match=r"camel/00000\.png: cannot be read"):
+        found.videos[1].table()
+
+
+@pytest.mark.parametrize("folder", ["JPEGImages", "Annotations"])
+def test_videos_that_differ_only_between_their_ends_are_two(tmp_path, folder):
+    davis(tmp_path, {"bear": 4}, resolution=".")
+    for kind in ("JPEGImages", "Annotations"):
+        shutil.copytree(tmp_path / kind / "bear", tmp_path / kind / "copy")
+        shutil.copytree(tmp_path / kind / "bear", tmp_path / kind / "other")
+        shutil.copytree(tmp_path / kind / "bear", tmp_path / kind / "other copy")
+    for name in ("other", "other copy"):
+        path = next((tmp_path / folder / name).glob("00002.*"))
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(bytes(data))
+    repeats = {video.video_id: video.repeats.rpartition("/")[2] for video in find_videos(tmp_path).videos}
+    assert repeats == {"bear": "", "copy": "bear", "other": "", "other copy": "other"}
+
+
+def test_jpeg_with_an_orientation_is_turned_like_its_mask_and_that_is_noted(tmp_path):
+    frame = np.zeros((24, 32, 3), np.uint8)
+    frame[:12] = (250, 20, 20)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(frame).save(tmp_path / "images" / "a.jpg", exif=exif, quality=95)
+    mask = np.zeros((32, 24), np.uint8)
+    mask[:, 12:] = 1
+    (tmp_path / "masks" / "a.png").write_bytes(encode_mask(mask))
+    plain = write_frame(tmp_path / "images" / "b.jpg")
+    write_mask(tmp_path / "masks" / "b.png")
+    turned, kept = (video.table() for video in find_videos(tmp_path).videos)
+    stored = turned.column("image")[0].as_py()
+    assert Image.open(io.BytesIO(stored)).getexif().get(0x0112, 1) == 1
+    shown = np.asarray(Image.open(io.BytesIO(stored)))
+    assert shown.shape == (32, 24, 3)
+    assert ((shown[..., 0] > 128) == (mask == 1)).mean() > 0.95
+    assert turned.column("source")[0].as_py() == "images; turned as its EXIF orientation says"
+    assert kept.column("image")[0].as_py() == plain
+    assert kept.column("source")[0].as_py() == "images"

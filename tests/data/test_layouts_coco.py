@@ -47,10 +47,12 @@ def square_polygon(x: float, y: float, side: float) -> list[float]:
     return [x, y, x + side, y, x + side, y + side, x, y + side]
 
 
-def write_coco(path: Path, annotations: list[dict], images: int = 2, **changes: object) -> None:
-    listed = [{"id": 10 + i, "file_name": f"{i:012d}.jpg", "height": SIZE[0], "width": SIZE[1]} for i in range(images)]
+def write_coco(path: Path, annotations: list[dict], images: int = 2, listed: list[dict] | None = None) -> None:
+    listed = listed or [
+        {"id": 10 + i, "file_name": f"{i:012d}.jpg", "height": SIZE[0], "width": SIZE[1]} for i in range(images)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"images": listed, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}], **changes}
+    content = {"images": listed, "annotations": annotations, "categories": [{"id": 1, "name": "cat"}]}
     path.write_text(json.dumps(content))
 
 
@@ -158,9 +160,9 @@ def test_damaged_segmentation_and_file_are_named(root):
     path = root / "annotations" / "instances_train2017.json"
     write_coco(path, [entry(1, {"size": [9, 9], "counts": [81]}), entry(2, [[1.0, 2.0]], image=11)])
     first, second = find_videos(root).videos
-    with pytest.raises(UserError, match=r"instances_train2017\.json:000000000000: expected run lengths of size"):
+    with pytest.raises(UserError, match=r"instances_train2017\.json:10: expected run lengths of size"):
         first.table()
-    with pytest.raises(UserError, match=r"000000000001: polygon: expected at least 3 corners"):
+    with pytest.raises(UserError, match=r"json:11: polygon: expected at least 3 corners"):
         second.table()
     write_coco(path, [{"segmentation": []}])
     with pytest.raises(UserError, match=r"instances_train2017\.json: expected COCO instances"):
@@ -172,3 +174,52 @@ def test_file_without_its_photographs_says_where_they_were_sought(tmp_path):
     write_coco(path, [entry(1, [square_polygon(2, 2, 4)])])
     with pytest.raises(UserError, match=r"none of its photographs .* found in .*val2017"):
         find_videos(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "told"),
+    [
+        ([["a", "b"]], 'expected polygons or run lengths, found [["a", "b"]]'),
+        ("abc", 'expected polygons or run lengths, found "abc"'),
+        ({"size": list(SIZE), "counts": None}, '"counts": null}'),
+        ({"size": list(SIZE), "counts": ["x"]}, '"counts": ["x"]}'),
+        ([[None] * 6], "polygon: expected finite numbers"),
+        (5, "expected polygons or run lengths, found 5"),
+    ],
+)
+def test_segmentation_that_is_none_rejects_its_photograph_alone(root, segmentation, told):
+    path = root / "annotations" / "instances_train2017.json"
+    write_coco(path, [entry(1, segmentation), entry(2, [square_polygon(2, 2, 4)], image=11)])
+    bad, sound = find_videos(root).videos
+    with pytest.raises(UserError) as error:
+        bad.table()
+    assert str(error.value).startswith(f"{path}:10: ")
+    assert told in str(error.value)
+    assert sound.table().num_rows == 1
+
+
+@pytest.mark.parametrize(("key", "value"), [("height", None), ("width", "wide"), ("height", 0), ("file_name", None)])
+def test_photograph_without_a_name_or_a_size_is_rejected_alone(root, key, value):
+    path = root / "annotations" / "instances_train2017.json"
+    images = [{"id": 10 + i, "file_name": f"{i:012d}.jpg", "height": SIZE[0], "width": SIZE[1]} for i in range(2)]
+    images[0][key] = value
+    write_coco(path, [entry(i, [square_polygon(2, 2, 4)], image=10 + i) for i in range(2)], listed=images)
+    found = find_videos(root)
+    assert [video.video_id for video in found.videos] == ["000000000001"]
+    (bad,) = found.unusable
+    assert bad.problem == f"{path}:10: expected a name and a size in pixels, found {key} {json.dumps(value)}"
+    with pytest.raises(UserError, match=r"json:10: "):
+        bad.table()
+
+
+def test_photographs_of_one_name_in_two_folders_are_two(tmp_path):
+    images = []
+    for i, name in enumerate(("a/000.jpg", "b/000.jpg", "001.jpg")):
+        write_frame(tmp_path / "images" / name, seed=i, size=SIZE)
+        images.append({"id": i, "file_name": name, "height": SIZE[0], "width": SIZE[1]})
+    path = tmp_path / "instances_default.json"
+    write_coco(path, [entry(i, [square_polygon(2, 2, 4)], image=i) for i in range(3)], listed=images)
+    found = find_videos(tmp_path)
+    assert [video.video_id for video in found.videos] == ["a-000", "b-000", "001"]
+    assert found.unusable == []
+    assert [video.table().num_rows for video in found.videos] == [1, 1, 1]

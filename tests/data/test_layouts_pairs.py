@@ -119,3 +119,21 @@ def test_named_folders_that_are_no_pair_are_refused(tmp_path):
         pair_videos(tmp_path / "pictures", tmp_path / "gone")
     with pytest.raises(UserError, match=r"gone\.mp4: no such video file"):
         pair_videos(tmp_path / "gone.mp4", tmp_path / "drawn")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ([1, 2, 3, 4], ("masks 1 to 4 of 5 frames: taken as numbered from 0",)),
+        ([1], ("masks 1 to 1 of 5 frames: taken as numbered from 0",)),
+        ([0, 1, 2], ()),
+        ([2, 3], ()),
+    ],
+)
+def test_doubt_where_masks_of_a_film_begin_is_noted(tmp_path, numbers, told):
+    write_film(tmp_path / "dog.mp4")
+    for t in numbers:
+        write_mask(tmp_path / "masks" / f"{t:05d}.png", size=SIZE)
+    (video,) = find_videos(tmp_path).videos
+    assert video.notes == told
+    assert np.flatnonzero(video.read().annotated).tolist() == numbers

@@ -207,3 +207,88 @@ def test_masks_read_as_they_are_stored():
 
 def test_video_without_masks_stays_so():
     assert lint_masks([None, None], ["a", "b"]) == LintedMasks([None, None], [False, False], ())
+
+
+def side_by_side(*ids: int) -> np.ndarray:
+    """Discs of these ids that touch."""
+    mask = np.zeros((100, 160), np.uint8)
+    for i, k in enumerate(ids):
+        cv2.circle(mask, (40 + 38 * i, 50), 20, k, -1)
+    return mask
+
+
+INTERPOLATIONS = {
+    "blurred": lambda mask: cv2.GaussianBlur(mask, (3, 3), 0),
+    "shrunk": lambda mask: cv2.resize(mask, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA),
+    "enlarged": lambda mask: cv2.resize(mask, None, fx=1.7, fy=1.7, interpolation=cv2.INTER_LINEAR),
+}
+
+
+@pytest.mark.parametrize("store", [png, encode_mask], ids=["grey", "palette"])
+@pytest.mark.parametrize("way", INTERPOLATIONS)
+def test_small_ids_that_interpolation_made_are_refused_with_their_values(way, store):
+    soft = INTERPOLATIONS[way](side_by_side(1, 4, 2))
+    assert np.unique(soft).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError) as error:
+        linted(store(side_by_side(1, 4, 2)) if way == "blurred" else store(soft), store(soft))
+    first = "bear/00001.png" if way == "blurred" else "bear/00000.png and 1 more"
+    assert str(error.value) == (
+        f"{first}: expected object ids, found values that only line others (3): an anti-aliased mask; "
+        "threshold it, or repair with --repair-masks"
+    )
+
+
+def test_repair_of_small_ids_takes_the_rims_that_look_like_other_objects_too():
+    hard = side_by_side(1, 4, 2)
+    soft = cv2.GaussianBlur(hard, (3, 3), 0)
+    found = linted(encode_mask(hard), encode_mask(soft), repair=True)
+    assert found.intact == [True, False]
+    assert np.unique(found.masks[1]).tolist() == [0, 1, 2, 4]
+    rims = hard != soft
+    assert (found.masks[1] == hard)[rims].mean() > 0.4 > (soft == hard)[rims].mean()
+    # No ring of object 1 is left around object 4.
+    assert cv2.connectedComponents((found.masks[1] == 1).astype(np.uint8))[0] == 2
+    assert found.notes[0].startswith("1 masks repaired, ")
+
+
+def thin_scene(name: str) -> np.ndarray:
+    """Objects 1 and 3, and 2 somewhere, nowhere three pixels thick."""
+    mask = side_by_side(1, 3)
+    if name == "rope":
+        cv2.line(mask, (5, 5), (150, 90), 2, 2)
+    elif name == "brim of a larger one":
+        cv2.ellipse(mask, (78, 50), (20, 20), 0, -90, 20, 2, 1)
+    elif name == "between two that touch elsewhere too":
+        mask[:, :80], mask[:, 80:] = 1, 3
+        mask[10:40, 79:81] = 2
+    elif name == "last bit behind a larger one":
+        mask[29:31, 73:83] = 2
+    elif name == "beside void":
+        mask[5, 5:100], mask[6, 5:100] = 2, 255
+    return mask
+
+
+THIN = ["rope", "brim of a larger one", "between two that touch elsewhere too", "last bit behind a larger one"]
+
+
+@pytest.mark.parametrize("name", [*THIN, "beside void"])
+def test_thin_objects_are_no_rims(name):
+    mask = thin_scene(name)
+    assert 2 in mask
+    found = linted(encode_mask(mask), mask)
+    assert all((read == mask).all() for read in found.masks)
+
+
+def test_value_that_is_thin_in_one_mask_and_solid_in_another_is_an_object():
+    soft = cv2.GaussianBlur(side_by_side(1, 4, 2), (3, 3), 0)
+    found = linted(*[encode_mask(mask) for mask in (soft, side_by_side(1, 3, 2))])
+    assert (found.masks[0] == soft).all()
+
+
+@pytest.mark.parametrize("value", [1, 7, 255])
+def test_mask_of_one_object_all_over_in_every_frame_is_noted(value):
+    full = np.full(SIZE, value, np.uint8)
+    told = f"every mask is {1 if value == 255 else value} all over, without background"
+    assert told in linted(full, None, full).notes
+    assert told not in linted(full, scene(value)).notes
+    assert linted(scene(), scene()).notes == ()

@@ -42,15 +42,17 @@ def soft() -> np.ndarray:
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """One sound video, and one for each thing that can be wrong with a video."""
-    names = ["bare", "double", "extra", "large", "rim", "sound", "torn"]
+    names = ["bare", "double", "extra", "large", "link", "rim", "sound", "torn"]
     root = write_tree(tmp_path / "set", *names)
     masks, frames = root / "Annotations", root / "JPEGImages"
-    write_video(frames / "again", masks / "again", seed=6)
+    write_video(frames / "again", masks / "again", seed=7)
     for path in (masks / "bare").iterdir():
         path.unlink()
     (frames / "double" / "00001.png").write_bytes(png(np.zeros((*SIZE, 3), np.uint8)))
     write_mask(masks / "extra" / "00009.png")
     write_mask(masks / "large" / "00001.png", size=(48, 64))
+    (frames / "link" / "00001.jpg").unlink()
+    (frames / "link" / "00001.jpg").symlink_to(tmp_path / "gone.jpg")
     (masks / "rim" / "00001.png").write_bytes(png(soft()))
     (frames / "torn" / "00002.jpg").write_bytes((frames / "torn" / "00002.jpg").read_bytes()[:100])
     write_mask(masks / "frameless" / "00000.png")
@@ -67,6 +69,7 @@ def test_every_broken_video_is_named_and_the_others_are_kept(broken, tmp_path):
         "extra": "masks without a frame: 00009",
         "frameless": "no frames for the masks in",
         "large": "00001.png: expected the frame's size (24, 32), found (48, 64)",
+        "link": "00001.jpg: cannot be read (No such file or directory)",
         "rim": "00001.png: expected object ids, found 3 grey levels (70)",
         "sound": "the same frames and masks as",
         "torn": "00002.jpg: expected a JPEG or PNG image",
@@ -76,7 +79,7 @@ def test_every_broken_video_is_named_and_the_others_are_kept(broken, tmp_path):
 
 
 def test_too_many_broken_videos_stop_the_build(broken, tmp_path):
-    with pytest.raises(UserError, match=r"\d of 9 videos rejected, more than the allowed 50%"):
+    with pytest.raises(UserError, match=r"\d of 10 videos rejected, more than the allowed 50%"):
         built(broken, tmp_path / "out", max_rejects=0.5)
     assert not (tmp_path / "out" / "manifest.json").exists()
 

@@ -7,6 +7,7 @@ BGR only inside OpenCV calls.
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 
 import cv2
@@ -16,10 +17,12 @@ from PIL import Image
 from vosforge.clip import VOID
 from vosforge.errors import UserError
 from vosforge.pictures import davis_palette
+from vosforge.reading import reading
 
 JPEG_QUALITY = 95
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MOST_GREY_LEVELS = 24
+_EXIF, _HEADER, _ORIENTATION = b"Exif\x00\x00", 1 << 18, 0x0112
 
 
 def encode_frame(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
@@ -29,15 +32,26 @@ def encode_frame(frame: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
 
 
 def decode_frame(data: bytes, name: str) -> np.ndarray:
-    """JPEG or PNG bytes -> `(H, W, 3)` uint8 RGB.
+    """JPEG or PNG bytes -> `(H, W, 3)` uint8 RGB, turned as a JPEG's EXIF orientation says.
 
     Raises:
-        UserError: naming the file when the bytes are no image.
+        UserError: naming the file when the bytes are no image, or one of too many pixels.
     """
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    with reading(name):
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if bgr is None:
         raise UserError(f"{name}: expected a JPEG or PNG image, found {len(data)} bytes that do not decode")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether JPEG bytes have an EXIF orientation by which viewers, and `decode_frame`, turn or mirror them."""
+    if data.find(_EXIF, 0, _HEADER) < 0:
+        return False
+    try:
+        return Image.open(io.BytesIO(data)).getexif().get(_ORIENTATION, 1) in range(2, 9)
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError):
+        return False
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
@@ -54,8 +68,8 @@ class RawMask:
     """A mask file as it is stored, before its values are taken for ids.
 
     Attributes:
-        coding: "palette", "grey" or "colour".
-        pixels: `(H, W)`: uint8 palette indices or grey levels, or uint32 colours as 0xRRGGBB.
+        coding: "palette", "grey" or "colour"; or "drawn", of shapes, which no interpolation can have softened.
+        pixels: `(H, W)`: uint8 palette indices, grey levels or ids, or uint32 colours as 0xRRGGBB.
     """
 
     coding: str
@@ -66,11 +80,14 @@ def read_mask(data: bytes, name: str) -> RawMask:
     """Image bytes -> what they store. Pixels of equal red, green and blue are grey; transparency is left out.
 
     Raises:
-        UserError: naming the file, when the bytes are no image or have more than 8 bits a channel.
+        UserError: naming the file, when the bytes are no image, or one of too many pixels or of more than 8 bits a
+            channel.
     """
     try:
         image = Image.open(io.BytesIO(data))
         image.load()
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: cannot be read ({error})") from error
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three for damaged PNG chunks.
         raise UserError(f"{name}: expected a mask PNG, found {len(data)} bytes that do not decode") from error
     if image.mode == "P":

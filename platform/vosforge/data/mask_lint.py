@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from vosforge.clip import VOID
 from vosforge.data.image_files import MOST_GREY_LEVELS, RawMask, are_ids, grey_levels, solid_counts
+from vosforge.data.mask_rims import filled, rim_values, without_rims
 from vosforge.errors import UserError
 from vosforge.pictures import davis_palette
 
@@ -47,7 +47,7 @@ def lint_masks(raws: Sequence[RawMask | None], names: Sequence[str], repair: boo
     Palette indices and grey levels are ids. Where no mask of the video knows another value than 0 and 255, 255 is
     object 1; elsewhere 255 is void. Colours are indices of the DAVIS palette if all are in it; else black is
     background and the others are numbered as they are first seen, frame by frame and row by row. A mask is
-    anti-aliased when its values cannot be ids (see `are_ids`).
+    anti-aliased when its values cannot be ids (see `are_ids`), or some only line others (see `rim_values`).
 
     Args:
         raws: masks as stored, None for a frame without one.
@@ -81,7 +81,7 @@ def lint_masks(raws: Sequence[RawMask | None], names: Sequence[str], repair: boo
 
 
 def _told(masks: list[np.ndarray | None], present: list[int]) -> list[str]:
-    """Notes on void and gaps."""
+    """Notes on void, gaps and the lack of a background."""
     notes = []
     ids = [k for k in present if k != VOID]
     if VOID in present:
@@ -89,6 +89,9 @@ def _told(masks: list[np.ndarray | None], present: list[int]) -> list[str]:
         notes.append(f"void (255) in {count} masks")
     if ids and ids[-1] != len(ids):
         notes.append(f"gaps in ids: {_listed(ids)}")
+    there = [mask for mask in masks if mask is not None]
+    if len(present) == 1 and present[0] != VOID and all((mask == present[0]).all() for mask in there):
+        notes.append(f"every mask is {present[0]} all over, without background")
     return notes
 
 
@@ -101,7 +104,7 @@ def _levels(
     if not bad:
         bad = _too_many_over_time(raws)
     if not bad:
-        return masks, []
+        return _rims(raws, names, repair)
     solid, counts = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for i in bad:
         solid += solid_counts(masks[i])[:256]
@@ -120,7 +123,23 @@ def _levels(
     return _repaired(masks, true, np.arange(256, dtype=np.uint8))
 
 
+def _rims(
+    raws: Sequence[RawMask | None], names: Sequence[str], repair: bool
+) -> tuple[list[np.ndarray | None], list[str]]:
+    """Masks whose values may all be ids, unless some are rims between others."""
+    masks = [raw and raw.pixels for raw in raws]
+    rims = rim_values([raw.pixels for raw in raws if raw is not None and raw.coding != "drawn"])
+    if not rims:
+        return masks, []
+    bad = [i for i, mask in enumerate(masks) if mask is not None and np.isin(mask, rims).any()]
+    if not repair:
+        raise UserError(_refusal(names, bad, "values that only line others", _listed(rims)))
+    return _counted(masks, [without_rims(mask, rims) if i in bad else mask for i, mask in enumerate(masks)])
+
+
 def _plausible(raw: RawMask) -> bool:
+    if raw.coding == "drawn":
+        return True
     levels = grey_levels(raw.pixels)
     if raw.coding == "grey":
         return are_ids(raw.pixels, levels)
@@ -250,7 +269,13 @@ def _repaired(
         true: values that stay.
         near: what to take each value for at first.
     """
-    repaired = [None if mask is None else _nearest(near[mask], true) for mask in masks]
+    return _counted(masks, [None if mask is None else _nearest(near[mask], true) for mask in masks])
+
+
+def _counted(
+    masks: list[np.ndarray | None], repaired: list[np.ndarray | None]
+) -> tuple[list[np.ndarray | None], list[str]]:
+    """Repaired masks, those that did not change as they were, and a note of how many did."""
     changed = [0 if a is None else int((a != b).sum()) for a, b in zip(masks, repaired, strict=True)]
     repaired = [a if count == 0 else b for a, b, count in zip(masks, repaired, changed, strict=True)]
     count = sum(pixels > 0 for pixels in changed)
@@ -265,10 +290,7 @@ def _nearest(mask: np.ndarray, true: np.ndarray) -> np.ndarray:
     if lost.all() or true.tolist() == [0, VOID]:
         distances = np.abs(mask[..., None].astype(np.int32) - true.astype(np.int32))
         return true[distances.argmin(axis=-1)].astype(mask.dtype)
-    _, labels = cv2.distanceTransformWithLabels(lost.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    values = np.zeros(labels.max() + 1, mask.dtype)
-    values[labels[~lost]] = mask[~lost]
-    return values[labels]
+    return filled(mask, lost)
 
 
 def _refusal(names: Sequence[str], bad: list[int], found: str, values: str) -> str:

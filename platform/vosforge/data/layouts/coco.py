@@ -6,7 +6,7 @@ import json
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from vosforge.data.layouts.video import Recognised, SourceVideo
 from vosforge.errors import UserError
 
 _MOST_OBJECTS = 254
+_LONGEST = 60
 _PLACES = ("annotations/*.json", "*.json", "*/_annotations.coco.json")
 
 
@@ -28,10 +29,15 @@ class Instances(DrawnMask):
     Attributes:
         size: (height, width).
         packed: their segmentations as compressed JSON: a data set has hundreds of thousands, which travel to workers.
+        image: the photograph's id in the file.
     """
 
     size: tuple[int, int]
     packed: bytes
+    image: str
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.image}"
 
     def draw(self, repair: bool = False) -> tuple[np.ndarray, list[str]]:
         """As of `DrawnMask`; where objects overlap the smaller one is on top."""
@@ -49,6 +55,8 @@ class Instances(DrawnMask):
                 shape = draw_polygons(segmentation, self.size)
         except UserError as error:
             raise UserError(f"{self}: {error}") from error
+        except (ValueError, TypeError, OverflowError, MemoryError) as error:
+            raise UserError(f"{self}: expected polygons or run lengths, found {_shown(segmentation)}") from error
         if shape.shape != self.size:
             raise UserError(f"{self}: expected run lengths of size {self.size}, found {shape.shape}")
         return shape
@@ -68,14 +76,16 @@ def find_coco(wanted: Wanted) -> Recognised | None:
     if path is None:
         return None
     content = _content(path)
-    photographs = _photographs(wanted, path, [image["file_name"] for image in content["images"]])
+    photographs = _photographs(
+        wanted, path, [image["file_name"] for image in content["images"] if isinstance(image["file_name"], str)]
+    )
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd") and annotation.get("segmentation"):
-            by_image[annotation["image_id"]].append(annotation)
+            by_image[str(annotation["image_id"])].append(annotation)
     videos, unusable = [], []
     for image in content["images"]:
-        video = _video(wanted, path, photographs, image, by_image.get(image["id"], []))
+        video = _video(wanted, path, photographs, image, by_image.get(str(image["id"]), []))
         if video is not None:
             (unusable if video.problem else videos).append(video)
     kept, taken = without_duplicates(videos, lambda video: str(video.frames[0]))
@@ -91,20 +101,41 @@ def _video(
 ) -> SourceVideo | None:
     if not objects:
         return None
-    stem, file = Path(image["file_name"]).stem, photographs / image["file_name"]
+    where, faults = f"{path}:{image['id']}", _faults(image)
+    if faults:
+        problem = f"{where}: expected a name and a size in pixels, found {faults}"
+        return SourceVideo(wanted.dataset, str(image["id"]), (), (), wanted.licence, problem)
+    name = PurePosixPath(image["file_name"])
+    file = photographs / name
+    video_id = "-".join(part for part in name.with_suffix("").parts if part not in ("/", ".."))
     problem = "" if file.is_file() else f"{file}: no such photograph, although {path.name} lists it"
     if len(objects) > _MOST_OBJECTS:
-        problem = f"{path}:{stem}: expected at most {_MOST_OBJECTS} objects, found {len(objects)}"
+        problem = f"{where}: expected at most {_MOST_OBJECTS} objects, found {len(objects)}"
     packed = zlib.compress(json.dumps([annotation["segmentation"] for annotation in objects]).encode())
-    mask = Instances(stem, path, (int(image["height"]), int(image["width"])), packed)
-    return SourceVideo(wanted.dataset, stem, (file,), (mask,), wanted.licence, problem)
+    mask = Instances(file.stem, path, (int(image["height"]), int(image["width"])), packed, str(image["id"]))
+    return SourceVideo(wanted.dataset, video_id, (file,), (mask,), wanted.licence, problem)
+
+
+def _faults(image: dict[str, Any]) -> str:
+    """What of an entry cannot be, such as `height null`; empty for a sound one."""
+    name, sizes = image["file_name"], [(key, image[key]) for key in ("height", "width")]
+    found = [] if isinstance(name, str) and PurePosixPath(name).name else [("file_name", name)]
+    found += [(key, n) for key, n in sizes if not isinstance(n, int | float) or n < 1 or n % 1]
+    return ", ".join(f"{key} {_shown(value)}" for key, value in found)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value, as JSON has it."""
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 
 def _annotation_file(wanted: Wanted) -> Path | None:
     root = wanted.root
     if root.is_file():
         return root if root.suffix == ".json" else None
-    found = [path for place in _PLACES for path in sorted(root.glob(place)) if _mentions_instances(path)]
+    paths = [path for place in _PLACES for path in sorted(root.glob(place)) if path.is_file()]
+    found = [path for path in paths if _mentions_instances(path)]
     if wanted.split is not None:
         named = [p for p in found if p.stem.endswith(f"_{wanted.split}") or wanted.split in (p.stem, p.parent.name)]
         if not named and found:

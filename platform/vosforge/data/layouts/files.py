@@ -284,7 +284,7 @@ def _two_levels(path: Path) -> RawMask:
 
 
 def stamps(files: Sequence[Any]) -> list[Stamp]:
-    """Of paths and what is drawn from them."""
+    """Of paths and what is drawn from them; size and time of a file that cannot be looked at are -1."""
     if isinstance(files, Listing):
         return files.stamps()
     paths: list[Path] = []
@@ -293,4 +293,12 @@ def stamps(files: Sequence[Any]) -> list[Stamp]:
             paths += file.files()
         elif file is not None:
             paths.append(file)
-    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in ((p, os.stat(p)) for p in paths)]
+    return [_stamp(path) for path in paths]
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return str(path), -1, -1
+    return str(path), stat.st_size, stat.st_mtime_ns

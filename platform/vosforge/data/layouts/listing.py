@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +161,7 @@ def sizes_of(paths: Sequence[Path]) -> int:
         try:
             with Image.open(paths[i]) as image:
                 sizes.add(image.size)
-        except (OSError, ValueError):
+        except (OSError, ValueError, Image.DecompressionBombError):
             continue
     return len(sizes)
 
@@ -189,16 +189,20 @@ def without_duplicates(
     kept: list[SourceVideo] = []
     taken: list[SourceVideo] = []
     names: dict[str, SourceVideo] = {}
-    contents: dict[Any, SourceVideo] = {}
+    contents: dict[Any, list[SourceVideo]] = defaultdict(list)
     for video in videos:
         first = names.setdefault(video.video_id, video)
         if first is not video:
             both = f"{where(video)}: the id {video.video_id} is that of {where(first)} too"
             taken.append(replace(video, problem=both))
             continue
-        same = contents.setdefault(_fingerprint(video), video) if len(video.frames) > 1 else video
-        if same is not video and _same_files(same, video):
-            video = replace(video, repeats=f"{where(video)}: the same frames and masks as {where(same)}")
+        if len(video.frames) > 1:
+            alike = contents[_fingerprint(video)]
+            same = next((other for other in alike if _same_files(other, video)), None)
+            if same is None:
+                alike.append(video)
+            else:
+                video = replace(video, repeats=f"{where(video)}: the same frames and masks as {where(same)}")
         kept.append(video)
     return kept, taken
 
@@ -219,10 +223,21 @@ def _size(file: Any) -> Any:
 
 
 def _same_files(a: SourceVideo, b: SourceVideo) -> bool:
-    pairs = [(a.frames[i], b.frames[i]) for i in (0, -1)] + [(a.masks[i], b.masks[i]) for i in (0, -1)]
-    return all(
-        (x is None) == (y is None) and (x is None or x == y or x.read_bytes() == y.read_bytes()) for x, y in pairs
-    )
+    """Whether all frames and masks are the same; the ends are compared first, and sizes before contents."""
+    ends = [(files[i], others[i]) for files, others in ((a.frames, b.frames), (a.masks, b.masks)) for i in (0, -1)]
+    if not all(_same_file(x, y) for x, y in ends):
+        return False
+    pairs = [*zip(a.frames, b.frames, strict=True), *zip(a.masks, b.masks, strict=True)]
+    return all(_size(x) == _size(y) for x, y in pairs if x != y) and all(_same_file(x, y) for x, y in pairs)
+
+
+def _same_file(a: Any, b: Any) -> bool:
+    if a is None or b is None or a == b:
+        return a == b
+    try:
+        return a.read_bytes() == b.read_bytes()
+    except (OSError, UserError):
+        return False
 
 
 def refuse_split(wanted: Wanted, layout: str) -> None:

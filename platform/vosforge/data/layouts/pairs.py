@@ -175,6 +175,8 @@ def _film(wanted: Wanted, film: Path, masks: Path, name: str | None = None) -> S
     if unnamed:
         problem = f"{masks}: expected masks named by the number of their frame, found {listed(unnamed)}"
     notes = ("masks are numbered from 1",) if first else ()
+    if not first and 1 in numbers and 0 not in numbers:
+        notes = (f"masks 1 to {max(numbers)} of {count} frames: taken as numbered from 0",)
     found = shared_names(tuple(numbers.get(i + first) for i in range(count)))
     return SourceVideo(
         wanted.dataset, video_id, FilmFrames(film, count), FolderFiles(masks, found), wanted.licence, problem, notes

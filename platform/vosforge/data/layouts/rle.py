@@ -65,12 +65,14 @@ def draw_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) ->
     A pixel belongs to a polygon when its centre lies inside.
 
     Raises:
-        UserError: when a polygon has fewer than three corners or half a corner.
+        UserError: when a polygon has fewer than three corners, half a corner, or one that is nowhere.
     """
     mask = np.zeros(size, bool)
     for corners in polygons:
         points = np.asarray(corners, np.float64)
         if points.ndim != 1 or len(points) < 6 or len(points) % 2:
             raise UserError(f"polygon: expected at least 3 corners x, y, found {points.size} numbers")
+        if not np.isfinite(points).all():
+            raise UserError(f"polygon: expected finite numbers, found {points[~np.isfinite(points)][0]}")
         mask[polygon(points[1::2] - 0.5, points[0::2] - 0.5, size)] = True
     return mask

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from vosforge.clip import VOID, Clip
-from vosforge.data.image_files import RawMask, decode_frame, encode_frame, encode_mask, read_mask
+from vosforge.data.image_files import RawMask, decode_frame, encode_frame, encode_mask, is_turned, read_mask
 from vosforge.data.layouts.files import DrawnMask, FilmFrames, Stamp, stamps
 from vosforge.data.layouts.notes import SEPARATOR
 from vosforge.data.mask_lint import LintedMasks, lint_masks
@@ -20,6 +20,7 @@ from vosforge.data.shards import SCHEMA, clip_table
 from vosforge.errors import UserError
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
+_TURNED = "turned as its EXIF orientation says"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class SourceVideo:
     def table(self) -> pa.Table:
         """Rows for a shard. JPEG frames and palette PNG masks keep their bytes; void is no object.
 
+        A JPEG with an EXIF orientation is turned by it and encoded again.
+
         What a person should know of the masks stands in the column `source`, after the frames' folder.
 
         Raises:
@@ -81,10 +84,13 @@ class SourceVideo:
             raise UserError(self.problem or self.repeats)
         if all(mask is None for mask in self.masks):
             raise UserError(f"{self.frames[0].parent}: no frame has a mask")
-        images, size = [], (0, 0)
+        images, size, turned = [], (0, 0), False
         for data, frame in self._decoded():
             size = frame.shape[:2]
-            images.append(data if data[:3] == _JPEG else encode_frame(frame))
+            # A mask is drawn on what a viewer shows, and not every reader of shards heeds an orientation.
+            kept = data[:3] == _JPEG and not is_turned(data)
+            turned = turned or (data[:3] == _JPEG and not kept)
+            images.append(data if kept else encode_frame(frame))
         linted, files = self._masks(size)
         blank = np.zeros(size, np.uint8)
         clip = Clip(
@@ -95,7 +101,9 @@ class SourceVideo:
             np.zeros(len(images), bool),
             self._frame_ids(),
         )
-        source = SEPARATOR.join([self.frames[0].parent.name, *self.notes, *linted.notes])
+        source = SEPARATOR.join(
+            [self.frames[0].parent.name, *self.notes, *([_TURNED] if turned else []), *linted.notes]
+        )
         table = clip_table(clip, self.dataset, source=source, licence=self.licence, images=images)
         masks = [
             file if intact and file[:4] == _PNG else (None if mask is None else encode_mask(mask))
@@ -132,7 +140,7 @@ class SourceVideo:
                 continue
             if isinstance(mask, DrawnMask):
                 pixels, notes = mask.draw(self.repair)
-                raws.append(RawMask("palette", pixels))
+                raws.append(RawMask("drawn", pixels))
                 drawn_notes.update(dict.fromkeys(notes))
             else:
                 files[-1] = _read(mask)
