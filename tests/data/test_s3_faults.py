@@ -72,16 +72,25 @@ def test_slow_answers_are_waited_for(server, endpoint, build_shards):
     assert spoilt
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Few tries, that tests need not wait for all."""
+    monkeypatch.setattr(s3, "_ATTEMPTS", 1)
+    monkeypatch.setattr(storage, "_ATTEMPTS", 2)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_storage_that_fails_for_good_is_named_in_one_error(server, endpoint, build_shards):
     endpoint()
     shards = build_shards(PLACE, clips())
     with faulty(server, lambda number, method, path: "500") as (address, _):
         endpoint(address)
         shards = ShardSet.__new__(ShardSet)
-        with pytest.raises(UserError, match=r"s3://films/some/folder/manifest.json: the storage fails after 4 tries"):
+        with pytest.raises(UserError, match=r"s3://films/some/folder/manifest.json: the storage fails after 2 tries"):
             shards.__init__(PLACE)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_frames_that_cannot_be_read_name_their_video(server, endpoint, build_shards):
     endpoint()
     shards = build_shards(PLACE, clips())

@@ -47,6 +47,7 @@ def names(client) -> list[str]:
     return [entry["Key"] for entry in client.list_objects_v2(Bucket="films").get("Contents", [])]
 
 
+@pytest.mark.cluster
 def test_build_on_a_faulty_s3_that_is_killed_goes_on_and_ends_in_the_same_bytes(client, tmp_path):
     here = render(str(tmp_path / "here"), 12, client.address)
     assert here.wait(300) == 0, here.stdout.read()

@@ -142,6 +142,7 @@ def test_same_command_keeps_what_is_finished_and_segments_what_was_repaired(runs
     )
 
 
+@pytest.mark.cluster
 def test_other_input_or_weights_in_the_same_folder_are_refused_by_their_names(runs, tmp_path):
     before = stamps(runs.folder / "out")
     shutil.copytree(runs.folder / "masks", tmp_path / "masks")
@@ -171,6 +172,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_their_names(runs):
     assert stamps(runs.folder / "out") == before
 
 
+@pytest.mark.cluster
 def test_more_broken_videos_than_allowed_end_the_run(runs, tmp_path):
     for name in ("videos", "masks", "stm.safetensors"):
         source = runs.folder / name
@@ -187,6 +189,7 @@ def test_more_broken_videos_than_allowed_end_the_run(runs, tmp_path):
     assert not {"bear", "cow"} & {path.name for path in (tmp_path / "out").iterdir()}
 
 
+@pytest.mark.cluster
 def test_files_that_cannot_be_opened_skip_their_video_by_name(runs, tmp_path):
     for name in ("videos", "masks", "stm.safetensors"):
         source = runs.folder / name
@@ -280,6 +283,7 @@ def test_folder_with_other_files_is_refused_before_the_model_is_read(program, al
     assert contents(alone / "out") == {"bear/00000.png": b"mine"}
 
 
+@pytest.mark.cluster
 def test_program_that_is_told_to_end_leaves_nothing_half_written(alone):
     rng = np.random.default_rng(0)
     for t in range(FRAMES, 400):
