@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import fnmatch
 import json
 import re
 from pathlib import Path
@@ -47,3 +48,10 @@ def test_lock_pins_every_dependency_and_carries_no_address():
     assert all(re.fullmatch(r'[\w.-]+==[\w.+!-]+(; python_version (<|>=) "3\.11")?', line) for line in lines)
     pinned = {line.split("==")[0] for line in lines}
     assert {"ray", "torch", "mlflow", "numpy", "opencv-python", "timm", "tyro", "optuna", "numba"} <= pinned
+
+
+def test_what_a_job_leaves_behind_is_no_part_of_the_package():
+    excluded = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["excludes"]
+    package = [path.name for path in (ROOT / "platform" / "vosforge").rglob("*")]
+    anywhere = [pattern for pattern in excluded if not pattern.startswith("/")]
+    assert not [(pattern, name) for pattern in anywhere for name in package if fnmatch.fnmatch(name, pattern)]
