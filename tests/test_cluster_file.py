@@ -40,7 +40,7 @@ def test_nodes_install_every_dependency_of_the_package():
 def test_shipped_folder_leaves_data_runs_and_history_behind():
     environment = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
     assert environment["py_modules"] == ["platform/vosforge"]
-    assert {".git", "runs", "shards", ".venv*"} <= set(environment["excludes"])
+    assert {".git", "/runs", "/shards", ".venv*"} <= set(environment["excludes"])
 
 
 def test_lock_pins_every_dependency_and_carries_no_address():
