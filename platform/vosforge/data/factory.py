@@ -91,12 +91,7 @@ def build(
     digest = hashlib.sha256(json.dumps([kind, recipe, len(items), per_file], sort_keys=True).encode()).hexdigest()[:8]
     groups = [items[i : i + per_file] for i in range(0, len(items), per_file)]
     names = [f"part-{digest}-{i:05d}.parquet" for i in range(len(groups))]
-    there = set(list_names(uri))
-    foreign = sorted(name for name in there if name.startswith("part-") and name not in names)
-    if foreign:
-        raise UserError(
-            f"{uri}: holds files of another unfinished build ({foreign[0]}); delete them or choose another --out"
-        )
+    there = _own_files(uri, names)
     todo = [(name, group) for name, group in zip(names, groups, strict=True)]
     done, rejected = 0, []
     on_progress(done)
@@ -114,12 +109,27 @@ def build(
             f"{uri}: {len(rejected)} of {len(items)} videos rejected, more than the allowed {max_rejects:.0%}, and "
             f"nothing kept; the first: {first['video']}: {first['reason']}"
         )
-    manifest = finish(uri, kind, recipe, names)
-    for name in list_names(uri):
-        # Killed tasks leave what they had begun.
-        if name.startswith((".part-", ".index-")):
-            delete(join(uri, name))
-    return manifest
+    _delete(uri, (".part-", ".index-"))
+    return finish(uri, kind, recipe, names)
+
+
+def _own_files(uri: str, names: list[str]) -> set[str]:
+    """What lies in the directory, or a `UserError` where it holds files of another build."""
+    there = set(list_names(uri))
+    foreign = sorted(name for name in there if name.startswith("part-") and name not in names)
+    if foreign:
+        raise UserError(
+            f"{uri}: holds files of another unfinished build ({foreign[0]}); delete them or choose another --out"
+        )
+    return there
+
+
+def _delete(uri: str, beginnings: tuple[str, ...]) -> int:
+    """Delete files by how their names begin; hidden ones are what killed tasks had begun. How many there were."""
+    found = [name for name in list_names(uri) if name.startswith(beginnings)]
+    for name in found:
+        delete(join(uri, name))
+    return len(found)
 
 
 def _whole(uri: str, manifest: dict[str, Any]) -> bool:
@@ -137,10 +147,7 @@ def _clear(uri: str) -> None:
     """Delete all files of a build; tasks that were under way when it stopped may still write for a moment."""
     quiet = 0
     while quiet < _QUIET_SECONDS:
-        found = [name for name in list_names(uri) if name.startswith(("part-", "index-"))]
-        for name in found:
-            delete(join(uri, name))
-        quiet = 0 if found else quiet + 1
+        quiet = 0 if _delete(uri, ("part-", "index-", ".part-", ".index-")) else quiet + 1
         time.sleep(1)
 
 

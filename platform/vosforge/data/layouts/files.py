@@ -40,12 +40,12 @@ class Listing(Sequence):
             return tuple(self._item(i) for i in range(*index.indices(len(self))))
         return self._item(range(len(self))[index])
 
-    def _item(self, index: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _item(self, index: int) -> Any: ...
 
+    @abstractmethod
     def stamps(self) -> list[Stamp]:
         """Of the files there are."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
