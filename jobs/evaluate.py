@@ -27,6 +27,7 @@ from vosforge import pictures
 from vosforge.clip import Clip
 from vosforge.errors import UserError
 from vosforge.evaluation import report as reports
+from vosforge.evaluation.paired import paired_difference
 from vosforge.evaluation.predictions import Masks, open_masks
 from vosforge.evaluation.protocols import PROTOCOLS
 from vosforge.evaluation.quality import attach_quality, correlation
@@ -44,6 +45,8 @@ INTERACTIVE = "interactive"
 _SHEET_FRAMES, _SHEET_VIDEOS = 8, 3
 # Skipped videos that are told by name on the terminal.
 _LISTED = 20
+# Of fewer videos an interval says little.
+_FEWEST_VIDEOS = 5
 _WORST = ["video", "J&F", "J", "F", "objects", "worst object", "worst frame", "its J"]
 
 
@@ -78,7 +81,8 @@ class Options:
     interactions: int = 8
     """Rounds of protocol interactive."""
     short_side: int | None = None
-    """Pixels to which models see frames reduced; baselines see them whole, and scores are at full size."""
+    """Pixels to which models see frames reduced, by default as the model says, else whole; baselines see them whole,
+    and scores are at full size."""
     worst: int | None = None
     """Print this many worst videos of each method."""
     json_file: Annotated[str | None, tyro.conf.arg(name="json")] = None
@@ -223,7 +227,7 @@ def load_models(options: Options) -> Models:
         model.start(options.device, options.settings)
     return {
         name: lambda clip, model=model: segment_assessed(
-            model.start(options.device, options.settings), clip, options.short_side
+            model.start(options.device, options.settings), clip, options.short_side or model.short_side
         )
         for name, model in loaded.items()
     }
@@ -317,9 +321,27 @@ def print_tables(options: Options, sets: dict[str, Evaluated]) -> None:
                 print(
                     f"{name}: quality that {method} predicts against true J: {told}, {result['quality']['masks']} masks"
                 )
+        for line in against_baselines(name, evaluated):
+            print(line)
         for method in evaluated.asked if options.worst else ():
             print(f"\nworst videos of {method} on {name}")
             print(reports.table(reports.worst_videos(evaluated.results[method]["scores"], options.worst), _WORST))
+
+
+def against_baselines(name: str, evaluated: Evaluated) -> list[str]:
+    """By how much each method beats the baselines, and how sure that is, where there are videos enough to tell."""
+    baselines = [method for method in evaluated.results if method not in evaluated.asked]
+    lines = []
+    for ours in evaluated.asked:
+        for theirs in baselines:
+            scores = (evaluated.results[method]["scores"] for method in (ours, theirs))
+            found = paired_difference(*scores)
+            if found.videos >= _FEWEST_VIDEOS:
+                lines.append(
+                    f"{name}: J&F of {ours} minus {theirs}: {found.mean:+.3f}, 95 % interval {found.low:+.3f} to "
+                    f"{found.high:+.3f} over {found.videos} videos"
+                )
+    return lines
 
 
 def write_files(options: Options, sets: dict[str, Evaluated]) -> None:
@@ -412,15 +434,16 @@ def load_sessions(options: Options) -> dict[str, Callable[[Clip], Any]]:
 
     sessions = {}
     for name, uri in named(options.model).items():
-        members = load_model(uri, default_store()).members
+        model = load_model(uri, default_store())
+        members, side = model.members, options.short_side or model.short_side
         if len(members) > 1 or not takes_scribbles(members[0]):
             found = f"an ensemble of {len(members)}" if len(members) > 1 else "one that takes masks alone"
             raise UserError(
                 f"--model {name}: expected a network that takes scribbles ({', '.join(scribbled_networks())}, or built "
                 f"with memory_input='mask+scribbles'), found {found}"
             )
-        sessions[name] = lambda clip, network=members[0]: Session(
-            network, clip.frames, options.short_side, device=options.device
+        sessions[name] = lambda clip, network=members[0], side=side: Session(
+            network, clip.frames, side, device=options.device
         )
     return sessions
 
