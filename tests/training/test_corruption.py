@@ -50,7 +50,8 @@ def test_ground_of_a_single_object_is_swapped_in_rectangles(seed):
 def test_objects_grow_or_shrink_by_the_radius_and_leave_room_for_others():
     masks, grown, shrunk = two_boxes(), 0, 0
     for seed in range(12):
-        spoilt = corrupted(masks, torch.tensor([True, False]), Corruption(morph=1.0, radius=(2, 2)), rng(seed))
+        # Of 500 pixels, 0.09 of the root is 2.
+        spoilt = corrupted(masks, torch.tensor([True, False]), Corruption(morph=1.0, radius=(0.09, 0.09)), rng(seed))
         area = int((spoilt[0] > 0.5).sum())
         assert area in ((20 + 4) * (25 + 4), (20 - 4) * (25 - 4))
         grown, shrunk = grown + (area > 500), shrunk + (area < 500)

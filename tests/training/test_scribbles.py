@@ -56,17 +56,34 @@ def test_same_draws_give_the_same_line_and_others_others():
 def test_first_round_crosses_objects_and_ground_of_a_frame_that_shows_some():
     truth = np.zeros((4, 60, 60), np.int64)
     truth[2][disc()] = 1
-    frame, planes = draw_round(truth, None, 2, [], np.random.default_rng(0))
-    assert frame == 2
-    assert planes.shape == (2, 2, 60, 60)
-    positive, negative = planes[0]
-    assert positive.any()
-    assert (truth[2][positive] == 1).all()
-    assert negative.any()
-    assert (truth[2][negative] == 0).all()
-    # The second object is not there: whatever is drawn speaks against it.
-    assert not planes[1, 0].any()
-    assert (planes[1, 1] == positive | negative).all()
+    for seed in range(12):
+        frame, planes = draw_round(truth, None, 2, [], np.random.default_rng(seed))
+        assert frame == 2
+        assert planes.shape == (2, 2, 60, 60)
+        positive, negative = planes[0]
+        assert positive.any()
+        assert (truth[2][positive] == 1).all()
+        assert (truth[2][negative] == 0).all()
+        assert negative.any()
+        # The second object is not there: whatever is drawn speaks against it.
+        assert not planes[1, 0].any()
+        assert (planes[1, 1] == positive | negative).all()
+
+
+def test_several_errors_of_a_frame_are_crossed_in_one_round():
+    truth = np.zeros((1, 60, 90), np.int64)
+    for left in (5, 35, 65):
+        truth[0, 10:50, left : left + 20] = 1
+    _, planes = draw_round(truth, np.zeros_like(truth), 1, [], np.random.default_rng(0))
+    assert all(planes[0, 0][:, left : left + 20].any() for left in (5, 35, 65))
+
+
+def test_lines_are_of_different_thickness_and_stay_in_their_region():
+    truth = np.zeros((1, 60, 60), np.int64)
+    truth[0, 27:33] = 1
+    drawn = [draw_round(truth, None, 1, [], np.random.default_rng(seed))[1][0, 0] for seed in range(12)]
+    assert not any((plane & (truth[0] == 0)).any() for plane in drawn)
+    assert len({int(np.median(plane.sum(axis=0)[plane.any(axis=0)])) for plane in drawn}) == 2
 
 
 def test_later_rounds_cross_what_is_wrong_in_the_worst_untouched_frame():

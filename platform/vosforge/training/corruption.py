@@ -30,15 +30,16 @@ def corrupted(masks: torch.Tensor, valid: torch.Tensor, how: Corruption, rng: np
         `(K, H, W)` likewise, summing to at most 1 over objects where `masks` does.
     """
     objects = [k for k in range(len(masks)) if valid[k]]
+    # Before regions are swapped, whose edges would else be moved too.
+    for k in objects:
+        if rng.random() < how.morph:
+            masks = _morphed(masks, k, how, rng)
     swapped = rng.random() < how.swap
     if swapped and len(objects) > 1:
         first, second = (int(k) for k in rng.choice(objects, 2, replace=False))
         masks = _swap_objects(masks, first, second, how, rng)
     elif swapped and objects:
         masks = _swap_ground(masks, objects[0], how, rng)
-    for k in objects:
-        if rng.random() < how.morph:
-            masks = _morphed(masks, k, how, rng)
     return masks
 
 
@@ -69,7 +70,8 @@ def _swap_ground(masks: torch.Tensor, k: int, how: Corruption, rng: np.random.Ge
 
 def _morphed(masks: torch.Tensor, k: int, how: Corruption, rng: np.random.Generator) -> torch.Tensor:
     """Dilate or erode an object; what it gains the others and the background lose."""
-    radius = int(rng.integers(how.radius[0], how.radius[1] + 1))
+    # Estimates err in shares of what they show: pixels would be nothing on a large object and all of a small one.
+    radius = max(1, round(rng.uniform(*how.radius) * _area(masks[k]) ** 0.5))
     sign = 1 if rng.random() < 0.5 else -1
     plane = sign * F.max_pool2d(sign * masks[None, k : k + 1], 2 * radius + 1, stride=1, padding=radius)[0, 0]
     room = (1 - plane) / (1 - masks[k]).clamp(min=1e-6)

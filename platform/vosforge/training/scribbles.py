@@ -2,6 +2,7 @@
 
 STM unified, section 2.4: "we use morphological skeletonization and random walk algorithm to automatically generate
 realistic scribbles". The first round crosses objects and background, later ones what is wrong in the present estimate.
+How long, thick and many the lines are the paper leaves open.
 """
 
 from __future__ import annotations
@@ -16,38 +17,44 @@ from skimage.morphology import skeletonize
 # Steps of a walk as a share of the square root of the region's area, and the least region that is drawn in.
 _LENGTH = (1.0, 3.0)
 _LEAST_PIXELS = 8
+# Users' lines differ in thickness (here in pixels; with thinner ones small networks hardly learn at all), and cross
+# several errors in a round.
+_WIDTHS = (2, 3)
+_MOST_LINES = 3
 _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
-def scribble(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A line through the largest part of a region: a random walk on its skeleton.
+def scribble(region: np.ndarray, rng: np.random.Generator, lines: int = 1) -> np.ndarray:
+    """Thin lines through the largest parts of a region: each a random walk on its skeleton.
 
     Args:
         region: `(H, W)` bool.
         rng: every draw comes from it.
+        lines: the most parts that are drawn in.
 
     Returns:
         `(H, W)` bool, all False for regions of a few pixels.
     """
     drawn = np.zeros(region.shape, bool)
-    count, parts, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
-    if count < 2:
-        return drawn
-    largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
-    area = int(statistics[largest, cv2.CC_STAT_AREA])
-    if area < _LEAST_PIXELS:
-        return drawn
-    left = skeletonize(parts == largest)
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8), connectivity=8)
+    areas = statistics[1:, cv2.CC_STAT_AREA]
+    for part in np.argsort(-areas, kind="stable")[:lines]:
+        if areas[part] >= _LEAST_PIXELS:
+            _walk(drawn, skeletonize(parts == 1 + part), rng.uniform(*_LENGTH) * areas[part] ** 0.5, rng)
+    return drawn
+
+
+def _walk(drawn: np.ndarray, left: np.ndarray, length: float, rng: np.random.Generator) -> None:
+    """Walk over a skeleton, never back, and draw where one comes."""
     rows, columns = np.nonzero(left)
     here = int(rng.integers(len(rows)))
     row, column = int(rows[here]), int(columns[here])
-    for _ in range(max(2, round(rng.uniform(*_LENGTH) * area**0.5))):
+    for _ in range(max(2, round(length))):
         drawn[row, column], left[row, column] = True, False
         onward = [(row + dy, column + dx) for dy, dx in _NEIGHBOURS if _inside(left, row + dy, column + dx)]
         if not onward:
             break
         row, column = onward[int(rng.integers(len(onward)))]
-    return drawn
 
 
 def _inside(plane: np.ndarray, row: int, column: int) -> bool:
@@ -73,12 +80,19 @@ def draw_round(
     frame = _worst(truth, estimate, touched, rng)
     true = truth[frame]
     wrong = np.ones(true.shape, bool) if estimate is None else true != estimate[frame]
-    lines = np.stack([scribble((true == k) & wrong, rng) for k in range(objects + 1)])
+    brush = np.ones((int(rng.choice(_WIDTHS)),) * 2, np.uint8)
+    most = 1 if estimate is None else _MOST_LINES
+    lines = np.stack([_drawn((true == k) & wrong, most, brush, rng) for k in range(objects + 1)])
     planes = np.zeros((objects, 2, *true.shape), bool)
     for k in range(objects):
         planes[k, 0] = lines[k + 1]
         planes[k, 1] = np.delete(lines, k + 1, axis=0).any(axis=0)
     return frame, planes
+
+
+def _drawn(region: np.ndarray, lines: int, brush: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lines of a brush's thickness, no wider than their region."""
+    return (cv2.dilate(scribble(region, rng, lines).astype(np.uint8), brush) > 0) & region
 
 
 def _worst(truth: np.ndarray, estimate: np.ndarray | None, touched: Sequence[int], rng: np.random.Generator) -> int:

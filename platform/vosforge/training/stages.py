@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -38,6 +39,9 @@ class Loss:
                 f"loss: expected hardest in (0, 1] and hardest_between as progress from 0 to 1, "
                 f"found {self.hardest} and {low}, {high}"
             )
+        for name in ("soft_jaccard", "dice", "quality"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"loss: the weight of {name} must be at least 0, found {getattr(self, name)}")
 
     def share(self, progress: float) -> float:
         """Share of hardest pixels at a progress in [0, 1]."""
@@ -57,8 +61,8 @@ class Corruption:
     """Probability that each object is dilated or eroded."""
     side: tuple[float, float] = (0.2, 0.6)
     """Of squares and rectangles, uniform in this range of the square root of an object's area."""
-    radius: tuple[int, int] = (1, 4)
-    """Of dilation and erosion in pixels, uniform in this range."""
+    radius: tuple[float, float] = (0.02, 0.08)
+    """Of dilation and erosion, uniform in this range of the square root of an object's area; at least a pixel."""
 
     def __post_init__(self) -> None:
         for name in ("swap", "morph"):
@@ -119,11 +123,18 @@ class Stage:
     """Further kinds that are mixed in where they are given, so that earlier stages are not forgotten."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or not self.learning_rate > 0:
+        if self.steps < 1 or self.batch < 1 or not 0 < self.learning_rate < math.inf:
             raise UserError(
                 f"stage {self.name}: steps, batch and learning rate must be positive, "
                 f"found {self.steps}, {self.batch} and {self.learning_rate}"
             )
+        for name in ("power", "warm_up", "momentum", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"stage {self.name}: {name} must be at least 0, found {getattr(self, name)}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise UserError(f"stage {self.name}: clip_norm must be above 0, found {self.clip_norm}")
+        if not all(0 <= factor < math.inf for _, factor in self.repeats):
+            raise UserError(f"stage {self.name}: repeats must be at least 0, found {self.repeats}")
         if self.optimizer not in get_args(OptimizerKind):
             valid = ", ".join(get_args(OptimizerKind))
             raise UserError(f"stage {self.name}: unknown optimizer {self.optimizer!r}; valid: {valid}")
