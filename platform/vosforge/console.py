@@ -17,7 +17,10 @@ from tqdm import tqdm
 from vosforge.errors import UserError
 
 _SECONDS_BETWEEN_LINES = 10.0
+# Time left follows from the speed over this many lines, so that it tells soon when work becomes slower.
+_LINES_OF_SPEED = 30
 _verbose = False
+_heard_sigterm = False
 
 
 def verbosity(verbose: bool) -> None:
@@ -48,10 +51,10 @@ def run(program: Callable[[], object], resumes: bool = True) -> None:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         left = "the same command goes on from the last finished piece of work" if resumes else "nothing was written"
         print(f"stopped; {left}", file=sys.stderr)
-        sys.exit(143 if isinstance(error, _Terminated) else 130)
+        sys.exit(143 if _heard_sigterm else 130)
 
 
 def heed_sigterm() -> None:
@@ -61,12 +64,11 @@ def heed_sigterm() -> None:
         signal.signal(signal.SIGTERM, _terminated)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM."""
-
-
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+    # An exception of our own would not reach `run`: Ray makes it a plain KeyboardInterrupt.
+    global _heard_sigterm
+    _heard_sigterm = True
+    raise KeyboardInterrupt
 
 
 class Progress:
@@ -80,8 +82,16 @@ class Progress:
 
     def __init__(self, total: int, label: str, unit: str = "it"):
         self.total, self.label, self.unit = total, label, unit
-        self._done, self._started, self._shown = 0, time.monotonic(), 0.0
+        self._done, self._shown = 0, 0.0
+        self._marks = [(time.monotonic(), 0)]
         self._bar = tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
+
+    def resume(self, done: int) -> None:
+        """Count from here on: `done` units were finished before, and say nothing about the speed."""
+        self._done, self._marks = done, [(time.monotonic(), done)]
+        if self._bar is not None:
+            self._bar.reset()
+            self._bar.initial = self._bar.n = self._bar.last_print_n = done
 
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` units in all are finished."""
@@ -93,9 +103,10 @@ class Progress:
         now = time.monotonic()
         if now - self._shown >= _SECONDS_BETWEEN_LINES or done >= self.total:
             self._shown = now
-            elapsed = now - self._started
-            rate = done / elapsed if elapsed > 0 else 0.0
-            left = f"{(self.total - done) / rate:.0f} s left" if rate > 0 else "starting"
+            since, before = self._marks[0]
+            self._marks = [*self._marks[-_LINES_OF_SPEED + 1 :], (now, done)]
+            rate = (done - before) / (now - since) if now > since else 0.0
+            left = f"{_duration((self.total - done) / rate)} left" if rate > 0 else "starting"
             print(f"{self.label}: {done}/{self.total} {self.unit}, {rate:.1f}/s, {left} {note}".rstrip(), flush=True)
 
     def say(self, line: str) -> None:
@@ -117,3 +128,14 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 5 h 10 min, 3 d 4 h."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 100:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

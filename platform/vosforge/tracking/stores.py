@@ -1,0 +1,67 @@
+"""Where runs are kept: MLflow's tracking stores."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from vosforge.errors import UserError
+from vosforge.storage import is_local, join
+
+# Without it MLflow's page opens an experiment as one of language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_RETRIES = "3"
+_LONGEST_REASON = 200
+# The part of a URI that holds a user's name and password, and parameters of URIs that hold keys.
+_SECRETS = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[?&])((?:[\w-]*(?:password|secret|token|key)[\w-]*)=)[^&\s'\"]+", re.I)
+
+
+def default_store(folder: str | Path = "runs") -> str:
+    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}"
+
+
+def connect(store: str) -> MlflowClient:
+    """A client of the store, which gives a server that is away up after seconds; MLflow's default is minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    return MlflowClient(store)
+
+
+def experiment(client: MlflowClient, name: str, artefacts: str | Path) -> str:
+    """Id of the experiment of that name, made when there is none.
+
+    Args:
+        client: of the store.
+        name: of the experiment.
+        artefacts: folder or `s3://` URI for artefacts, used when the store is a local file; a server decides itself.
+
+    Raises:
+        UserError: when the store does not answer.
+    """
+    try:
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        location = None
+        if client.tracking_uri.startswith("sqlite:"):
+            local = is_local(artefacts)
+            location = (Path(artefacts).resolve() / "mlartifacts").as_uri() if local else join(artefacts, "mlartifacts")
+        return client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow at {redacted(client.tracking_uri)} does not answer: {first_line(error)}") from error
+
+
+def redacted(text: str) -> str:
+    """The text without passwords and keys of URIs in it."""
+    return _SECRETS.sub(lambda found: f"{found.group(1) or ''}***{'' if found.group(1) else '@'}", text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without secrets, cut where it becomes a report."""
+    return redacted((str(error).splitlines() or [type(error).__name__])[0])[:_LONGEST_REASON]
