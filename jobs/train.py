@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass, field, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 try:
@@ -25,18 +26,22 @@ except ModuleNotFoundError:
 
 import tyro
 
-from vosforge import cluster
+from vosforge import cluster, pictures
 from vosforge.data.sampling import ClipSampler
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import preset
 from vosforge.networks.parts import parse
 from vosforge.storage import check_space, check_writable, is_local, local_path
-from vosforge.tracking import Run, default_store
+from vosforge.tracking import default_store
+from vosforge.tracking.training import TrainingRun
 from vosforge.training import curricula
-from vosforge.training.clip_order import clip_numbers
+from vosforge.training.checkpoints import latest_whole
+from vosforge.training.clip_order import clip_numbers, dataset_names
 from vosforge.training.loop import fit_locally
-from vosforge.training.plan import TrainingPlan, read_plan
+from vosforge.training.memory import Memory, estimate
+from vosforge.training.plan import TrainingPlan, noted_execution, read_plan
+from vosforge.training.sheets import stage_rows
 from vosforge.training.stages import Stage
 from vosforge.training.steps import Execution
 
@@ -87,7 +92,9 @@ class Options:
     local: bool = False
     """Train in this process, without Ray."""
     dry_run: bool = False
-    """Print the plan and stop."""
+    """Print the plan, with the memory that each stage needs, and stop."""
+    sheet: Path | None = None
+    """Picture (PNG) of clips that each stage would train on, with spoilt masks and scribbles where it has them."""
     verbose: bool = False
     """Show tracebacks and library messages."""
 
@@ -115,15 +122,29 @@ def parse_flags() -> tuple[Options, dict[str, Stage]]:
     """The options, and the stages of the network's curriculum with what flags change in them."""
     chosen, _ = _chooser().parse_known_args()
     there = curricula.curriculum(chosen.network, chosen.size).stages
-    fields = [("options", tyro.conf.OmitArgPrefixes[Options])]
-    fields += [(name, Stage, field(default=stage)) for name, stage in there.items()]
+    groups = [("options", tyro.conf.OmitArgPrefixes[Options])]
+    groups += [(name, Stage, field(default=stage)) for name, stage in there.items()]
     # Which stages there are, and their values, depend on the network and its size.
-    flags = tyro.cli(make_dataclass("Flags", fields), config=(tyro.conf.AvoidSubcommands,), description=Options.__doc__)
+    flags = tyro.cli(make_dataclass("Flags", groups), config=(tyro.conf.AvoidSubcommands,), description=Options.__doc__)
     stages = {name: getattr(flags, name) for name in there}
     strange = [name for name in there if stages[name] != there[name] and name not in flags.options.stages]
     if strange:
         raise UserError(f"--{strange[0]}...: stage {strange[0]} is not in --stages {' '.join(flags.options.stages)}")
     return flags.options, stages
+
+
+def parse_resumption() -> Resumption:
+    """The options, by default as the run was computed last."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--resume")
+    uri = parser.parse_known_args()[0].resume
+    if not uri:
+        return tyro.cli(Resumption)
+    noted = noted_execution(cluster.lasting(uri.rstrip("/"), "--resume"))
+    known = {name: noted[name] for name in ("workers", "gpu", "feeders", "threads") if name in noted}
+    before = noted.get("execution", {})
+    execution = Execution(**{f.name: before[f.name] for f in fields(Execution) if f.name in before})
+    return tyro.cli(Resumption, default=Resumption(uri, execution=execution, **known))
 
 
 def _chooser() -> argparse.ArgumentParser:
@@ -139,7 +160,9 @@ def main(options: Options, stages: dict[str, Stage]) -> None:
     console.verbosity(options.verbose)
     storage = cluster.lasting(options.storage, "--storage")
     plan = make_plan(options, stages)
-    describe(plan, options)
+    describe(plan, options, options.dry_run)
+    if options.sheet is not None:
+        draw_sheet(plan, options.sheet)
     if not options.dry_run:
         train(plan, storage, options, options.local)
 
@@ -150,6 +173,8 @@ def resume(options: Resumption) -> None:
     where = cluster.lasting(options.resume.rstrip("/"), "--resume")
     plan, harness = read_plan(where)
     describe(plan, options)
+    latest = latest_whole(where)
+    print(f"  its latest checkpoint: {latest.rpartition('/')[2] if latest else 'none, so it begins anew'}")
     train(plan, where.rpartition("/")[0], options, harness == "local")
 
 
@@ -157,12 +182,20 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
     """Train, in this process or on Ray, and track it."""
     check_writable(storage)
     check_space(storage, _CHECKPOINT_SPACE)
-    with Run(plan.name, _store(storage), storage) as run, console.Progress(plan.total_steps, plan.name, "steps") as bar:
-        run.params(_parameters(plan))
+    with (
+        TrainingRun(plan, storage, _store(storage), _how(options)) as tracked,
+        console.Progress(plan.total_steps, plan.name, "steps") as bar,
+    ):
+        latest: dict[str, Any] = {}
 
         def on_progress(metrics: dict[str, Any]) -> None:
-            run.metrics(metrics["step"], metrics)
-            bar.update(metrics["step"], _note(metrics))
+            tracked.progress(metrics)
+            if not latest:
+                # Steps of an earlier process say nothing about this one's speed.
+                bar.resume(metrics["step"])
+            # The probe's J stays in sight between checkpoints.
+            latest.update(metrics)
+            bar.update(metrics["step"], _note(latest))
 
         if local:
             target = str(fit_locally(plan, storage, on_progress, options.execution))
@@ -170,6 +203,7 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
             from vosforge.training.on_ray import fit
 
             cluster.connect(options.verbose)
+            console.heed_sigterm()
             target = fit(
                 plan,
                 storage,
@@ -180,19 +214,21 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
                 threads=options.threads,
                 execution=options.execution,
             )
+        tracked.network(target)
     print(f"trained network: {target}")
 
 
 def make_plan(options: Options, stages: dict[str, Stage]) -> TrainingPlan:
     """The chosen stages with what the options change in all of them."""
     known = curricula.stages(options.network, options.size, options.stages)
+    sets = [ShardSet(uri) for uri in options.data]
     chosen = {"steps": options.steps, "batch": options.batch, "learning_rate": options.learning_rate}
     settings = {key: value for key, value in chosen.items() if value is not None}
     return TrainingPlan(
         name=options.name or f"{options.network}-{options.size}",
         network=options.network,
         size=options.size,
-        stages=[_adjusted(stages[stage.name], settings, options.crop) for stage in known],
+        stages=[_adjusted(_mixed(stages[stage.name], stage, sets), settings, options.crop) for stage in known],
         data=options.data,
         parts=parse(options.parts, type(preset(options.network, options.size))),
         seed=options.seed,
@@ -206,13 +242,20 @@ def _store(storage: str) -> str:
     return default_store(local_path(storage)) if is_local(storage) else default_store()
 
 
+def _mixed(stage: Stage, known: Stage, sets: list[ShardSet]) -> Stage:
+    """The stage without its curriculum's own repeats of data sets that are not given; those of a flag must be there."""
+    there = dataset_names(sets)
+    kept = [pair for pair in stage.repeats if pair not in known.repeats or pair[0].lower() in there]
+    return replace(stage, repeats=tuple(kept))
+
+
 def _adjusted(stage: Stage, settings: dict[str, Any], crop: int | None) -> Stage:
     sampling = stage.sampling if crop is None else replace(stage.sampling, crop=(crop, crop))
     return replace(stage, sampling=sampling, **settings)
 
 
-def describe(plan: TrainingPlan, options: Options | Resumption) -> None:
-    """Print the plan; what is wrong with it shows here."""
+def describe(plan: TrainingPlan, options: Options | Resumption, memory: bool = False) -> None:
+    """Print the plan, on request with the memory that it needs; what is wrong with it shows here."""
     network = plan.build_network()
     count = sum(p.numel() for p in network.parameters())
     print(
@@ -222,17 +265,40 @@ def describe(plan: TrainingPlan, options: Options | Resumption) -> None:
     start = plan.initial or f"fresh weights of seed {plan.seed}"
     for stage, sampler in zip(plan.stages, plan.samplers(), strict=True):
         share = len(clip_numbers(0, stage.batch, 0, options.workers))
-        pieces = options.execution.pieces(share)
+        pieces = options.execution.pieces(share, stage.batch)
         frames, (height, width) = stage.sampling.frames, stage.sampling.crop
         print(
             f"  {stage.name}: {stage.steps:,} steps of {stage.batch} clips of {frames} frames at {height}x{width}, "
-            f"from {start}\n    {options.workers} workers with {share} clips each"
+            f"{stage.steps * stage.batch:,} clips, from {start}\n"
+            f"    {options.workers} workers with {share} clips each"
             + (f", in {pieces} pieces" if pieces > 1 else "")
             + f"; {stage.optimizer} {stage.learning_rate:g}, {_schedule(stage)}; {_losses(stage)}"
         )
         for dataset, videos, epochs in _epochs(stage, sampler):
             print(f"    {dataset}: {videos:,} videos, {epochs:.1f} clips of each")
+        if memory:
+            print(f"    {_memory(estimate(stage, network, share, options.execution, options.workers))}")
         start = f"stage {stage.name}"
+
+
+def draw_sheet(plan: TrainingPlan, path: Path) -> None:
+    """Write a picture of what the stages train on."""
+    path = path.with_suffix(".png")
+    check_writable(str(path.parent))
+    shown = zip(plan.stages, plan.samplers(), strict=True)
+    rows = [row for stage, sampler in shown for row in stage_rows(stage, sampler, plan.seed)]
+    pictures.write_png(path, pictures.contact_sheet(rows, height=128))
+    print(f"what is trained on: {path}")
+
+
+def _memory(found: Memory) -> str:
+    parts = ("weights", "gradients", "optimizer", "average", "activations")
+    told = ", ".join(f"{part} {_bytes(getattr(found, part))}" for part in parts if getattr(found, part))
+    return f"memory of a worker: about {_bytes(found.total)} ({told})"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.3g} GiB" if count >= 2**30 else f"{count / 2**20:.3g} MiB"
 
 
 def _schedule(stage: Stage) -> str:
@@ -256,21 +322,19 @@ def _epochs(stage: Stage, sampler: ClipSampler) -> list[tuple[str, int, float]]:
     return [(name, videos, clips * share / videos) for name, (videos, share) in shares.items()]
 
 
-def _parameters(plan: TrainingPlan) -> dict[str, Any]:
-    parameters = {"network": plan.network, "size": plan.size, "seed": plan.seed, "plan": plan.digest, **plan.parts}
-    for stage in plan.stages:
-        parameters |= {f"{stage.name}.{key}": value for key, value in asdict(stage).items() if key != "name"}
-    return parameters | {f"data.{i}": f"{uri} {ShardSet(uri).digest}" for i, uri in enumerate(plan.data)}
+def _how(options: Options | Resumption) -> dict[str, Any]:
+    """What the plan leaves open."""
+    return {"workers": options.workers, "gpu": options.gpu, **asdict(options.execution)}
 
 
 def _note(metrics: dict[str, Any]) -> str:
     probe = f" probe J {metrics['probe_J']:.3f}" if "probe_J" in metrics else ""
     return (
         f"{metrics['stage']} loss {metrics['loss']:.3f} J {metrics['J']:.3f}{probe} "
-        f"{metrics['clips_per_second']:.0f} clips/s, {metrics['data_wait']:.0%} waiting for data"
+        f"{metrics['clips_per_second']:.3g} clips/s, {metrics['data_wait']:.0%} waiting for data"
     )
 
 
 if __name__ == "__main__":
     resumes = any(argument.split("=")[0] == "--resume" for argument in sys.argv)
-    console.run(lambda: resume(tyro.cli(Resumption)) if resumes else main(*parse_flags()))
+    console.run(lambda: resume(parse_resumption()) if resumes else main(*parse_flags()))

@@ -29,7 +29,7 @@ def connect(verbose: bool = False) -> dict[str, Any]:
         The cluster's resources.
 
     Raises:
-        UserError: when the named cluster does not answer.
+        UserError: when the named cluster does not answer, or a local one does not start.
     """
     if ray.is_initialized():
         return ray.cluster_resources()
@@ -43,11 +43,11 @@ def connect(verbose: bool = False) -> dict[str, Any]:
             # Ray warns, over and over, when small machines start many processes; here that is meant.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_EXPECTED_PROCESSES))
             ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
-    except (ConnectionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or ["no answer"])[0]
-        raise UserError(
-            f"Ray at {address or 'this machine'} cannot be used: {reason}; start it, or unset RAY_ADDRESS"
-        ) from error
+    except Exception as error:
+        # Ray raises classes of every kind, on a machine that is too busy the base class.
+        reason = (str(error).splitlines() or ["no answer"])[0].rstrip(".")
+        remedy = "start it, or unset RAY_ADDRESS" if address else "try again when the machine is less busy"
+        raise UserError(f"Ray at {address or 'this machine'} cannot be used: {reason}; {remedy}") from error
     return ray.cluster_resources()
 
 

@@ -291,10 +291,10 @@ def write_aside(path: str | Path) -> Iterator[Path]:
     aside = target.with_name(f".{target.name}.{os.getpid()}.aside")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-    except PermissionError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{target}: a parent of it is a file; choose another folder") from error
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
     try:
         yield aside
         if aside.is_dir() and target.is_dir():

@@ -1,23 +1,48 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+import pytest
 import safetensors.torch
 import torch
 
+from vosforge.errors import UserError
+from vosforge.networks import build, save
 from vosforge.training.loop import fit_locally
 from vosforge.training.on_ray import fit
 
 
-def test_ray_train_gives_the_losses_and_weights_of_the_bare_loop(make_plan, tmp_path):
+def test_ray_train_gives_the_losses_and_weights_of_the_bare_loop(make_plan, tmp_path, monkeypatch):
+    """From relative paths, though workers run elsewhere, and whatever becomes of those who listen."""
+    monkeypatch.chdir(tmp_path)
+    save(build("stm", "nano"), "first.safetensors")
     plan = make_plan()
+    plan = replace(plan, data=[os.path.relpath(uri) for uri in plan.data], initial="first.safetensors")
     bare, on_ray = {}, {}
+
+    def failing(metrics):
+        on_ray[metrics["step"]] = metrics["loss"]
+        raise RuntimeError("the tracking server is away")
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         first = fit_locally(plan, str(tmp_path / "bare"), lambda m: bare.update({m["step"]: m["loss"]}))
     finally:
         torch.set_num_threads(threads)
-    second = fit(plan, str(tmp_path / "ray"), lambda m: on_ray.update({m["step"]: m["loss"]}), threads=1)
+    second = fit(plan, "ray", failing, threads=1)
     assert on_ray == bare
     assert set(bare) == set(range(1, 9))
     expected, found = safetensors.torch.load_file(first), safetensors.torch.load_file(second)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+    folders = sorted(path.name for path in (tmp_path / "ray" / plan.name).iterdir() if path.is_dir())
+    # The latest two, by names that a second try would take again.
+    assert folders == ["step_00000006", "step_00000008"]
+
+    # A finished run is over, and its name is taken.
+    heard = []
+    assert fit(plan, "ray", heard.append) == second
+    assert heard == []
+    with pytest.raises(UserError, match=r"run run in ray was started with another seed; choose another name"):
+        fit(replace(plan, seed=1), "ray", heard.append)

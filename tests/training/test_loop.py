@@ -81,7 +81,7 @@ def test_only_the_latest_checkpoint_is_kept_and_none_is_half_written(make_plan, 
     plan = make_plan()
     losses_of(plan, tmp_path)
     names = sorted(path.name for path in (tmp_path / plan.name).iterdir())
-    assert names == ["network.safetensors", "plan.json", "step_00000008"]
+    assert names == ["execution.json", "network.safetensors", "plan.json", "step_00000008"]
 
 
 def test_gradients_that_are_not_finite_stop_the_run_with_the_stage_and_step(make_plan, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
+from vosforge.storage import join, list_names, list_sizes, read_bytes
 
 NETWORK_FILE = "network.safetensors"
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -29,27 +32,87 @@ class Position:
     step: int = 0
 
 
+class Damaged(UserError):
+    """A checkpoint that cannot be read; every worker sees it."""
+
+
 def save_checkpoint(
     folder: Path, network: MemoryNetwork, state: dict[str, Any], position: Position, digest: str
 ) -> None:
-    """Write weights, the state of optimisation and position into an empty folder."""
+    """Write weights, the state of optimisation and position into an empty folder, and through to the disk.
+
+    The position is written last and knows the other files' sizes, so that a folder of which a part is missing is told
+    from a whole one wherever it is copied.
+    """
     networks.save(network, folder / NETWORK_FILE)
     torch.save(state, folder / _OPTIMIZER_FILE)
-    (folder / _POSITION_FILE).write_text(json.dumps({**asdict(position), "plan": digest}))
+    sizes = {name: (folder / name).stat().st_size for name in (NETWORK_FILE, _OPTIMIZER_FILE)}
+    (folder / _POSITION_FILE).write_text(json.dumps({**asdict(position), "plan": digest, "bytes": sizes}))
+    for path in folder.iterdir():
+        _to_disk(path)
+
+
+def _to_disk(path: Path) -> None:
+    """A machine that loses power after the folder was given its name must not leave files without their contents."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def latest_whole(uri: str) -> str | None:
+    """URI of a run's latest checkpoint whose files are all there in full; None when there is none."""
+    for name in reversed([name for name in list_names(uri) if name.startswith("step_")]):
+        folder = join(uri, name)
+        found = list_sizes(folder)
+        if _POSITION_FILE not in found:
+            continue
+        try:
+            expected = json.loads(read_bytes(join(folder, _POSITION_FILE)))["bytes"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if all(found.get(file) == size for file, size in expected.items()):
+            return folder
+    return None
 
 
 def load_checkpoint(folder: Path, network: MemoryNetwork, digest: str) -> tuple[Position, dict[str, Any]]:
     """Restore the network's weights; return the position and the state of optimisation.
 
     Raises:
-        UserError: when the checkpoint belongs to another plan or its files are missing.
+        UserError: when the checkpoint belongs to another plan.
+        Damaged: when one of its files is missing or cut off, naming it.
     """
-    path = folder / _POSITION_FILE
-    if not path.is_file():
-        raise UserError(f"{folder}: no checkpoint, {_POSITION_FILE} is missing")
-    found = json.loads(path.read_text())
+    found = _read_position(folder)
     if found["plan"] != digest:
         raise UserError(f"{folder}: the checkpoint is of another plan ({found['plan']}, expected {digest})")
+    for name, size in found["bytes"].items():
+        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if there != size:
+            raise Damaged(_damage(folder / name, f"expected {size} bytes, found {there}"))
     networks.load_weights(network, folder / NETWORK_FILE)
-    state = torch.load(folder / _OPTIMIZER_FILE, weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(folder / _OPTIMIZER_FILE, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Damaged(_damage(folder / _OPTIMIZER_FILE, told)) from error
     return Position(found["stage"], found["step"]), state
+
+
+def _read_position(folder: Path) -> dict[str, Any]:
+    path = folder / _POSITION_FILE
+    if not path.is_file():
+        raise Damaged(f"{folder}: no checkpoint, {_POSITION_FILE} is missing")
+    try:
+        found = json.loads(path.read_text())
+        return {key: found[key] for key in ("stage", "step", "plan", "bytes")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(_damage(path, f"expected a position, found {type(error).__name__}")) from error
+
+
+def _damage(path: Path, told: str) -> str:
+    return (
+        f"{path}: the checkpoint is damaged ({told}); delete {path.parent} to go on from an earlier one, "
+        f"or from the start where there is none"
+    )

@@ -17,13 +17,22 @@ def stage_sampler(stage: Stage, sets: list[ShardSet], seed: int) -> ClipSampler:
     """The sampler of a stage over those sets that are of its kinds.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is none, or a repeated data set is in none of them.
     """
     if not any(shards.kind in stage.kinds for shards in sets):
         found = ", ".join(f"{shards.uri} ({shards.kind})" for shards in sets) or "none"
         raise UserError(f"stage {stage.name} needs shards of kind {' or '.join(stage.kinds)} in --data; found {found}")
     usable = [shards for shards in sets if shards.kind in stage.kinds + stage.also]
+    absent = [name for name, _ in stage.repeats if name.lower() not in dataset_names(usable)]
+    if absent:
+        found = ", ".join(sorted({video.dataset for shards in usable for video in shards.videos}))
+        raise UserError(f"stage {stage.name}: repeats of {absent[0]}, but the data sets in --data are {found}")
     return ClipSampler(usable, stage.sampling, seed, stage.name, stage.repeats, stage.steps * stage.batch)
+
+
+def dataset_names(sets: list[ShardSet]) -> set[str]:
+    """Names of the data sets in shards, in lower case."""
+    return {video.dataset.lower() for shards in sets for video in shards.videos}
 
 
 def clip_numbers(step: int, batch: int, rank: int, world: int) -> range:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,11 +19,12 @@ from vosforge.clip import Clip
 from vosforge.data.sampling import ClipSampler
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import is_local, write_aside
+from vosforge.storage import is_local, local_path, write_aside
 from vosforge.training.batches import Batch, make_batch, mean_jaccard, one_object
 from vosforge.training.checkpoints import NETWORK_FILE, Position, load_checkpoint, save_checkpoint
 from vosforge.training.clip_order import check_clips, clip_numbers
-from vosforge.training.plan import TrainingPlan, claim_run
+from vosforge.training.plan import TrainingPlan, begun_execution, claim_run, note_execution
+from vosforge.training.previews import PREVIEW_CLIPS, is_due, preview
 from vosforge.training.stages import Corruption, Stage
 from vosforge.training.steps import Execution, Optimization, predict
 
@@ -117,8 +119,6 @@ def _train_stage(
         check_clips(due, clip_numbers(step, stage.batch, worker.rank, worker.world))
         if network.parts.training_objects == "one":
             due = [one_object(clip, plan.seed, index) for clip in due]
-        # Model randomness is keyed by the step, so a resumed run draws the same.
-        torch.manual_seed((plan.seed << 32) + before + step)
         batch = make_batch(due).to(worker.device)
         seeds = [[plan.seed, index, int(clip.name)] for clip in due]
         loss, jaccard = optimization.step(model, batch, step, seeds)
@@ -134,16 +134,18 @@ def _train_stage(
         done = step + 1 == stage.steps
         if done and optimization.average is not None:
             network.load_state_dict(optimization.average.state_dict())
+        told = {}
         if (before + step + 1) % plan.checkpoint_every == 0 or done:
             if probe is not None:
-                metrics["probe_J"] = _probe(optimization.result, probe, stage)
+                metrics["probe_J"], picture = _probe(optimization.result, probe, stage)
+                told = {"preview": picture} if is_due(step + 1, stage.steps, plan.checkpoint_every) else {}
             reached = Position(index + 1, 0) if done else Position(index, step + 1)
             write = partial(
                 save_checkpoint, network=network, state=optimization.state(), position=reached, digest=plan.digest
             )
             reporter.checkpoint(metrics, f"step_{before + step + 1:08d}", write)
         if worker.rank == 0:
-            reporter.log(metrics)
+            reporter.log({**metrics, **told})
 
 
 def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None:
@@ -155,13 +157,29 @@ def _probe_batch(plan: TrainingPlan, index: int, worker: Worker) -> Batch | None
 
 
 @torch.inference_mode()
-def _probe(network: MemoryNetwork, probe: Batch, stage: Stage) -> float:
+def _probe(network: MemoryNetwork, probe: Batch, stage: Stage) -> tuple[float, bytes | None]:
+    """Mean J on the probe clips, and a picture of what became of the first few; not a number from broken weights."""
     learning = network.training
     network.eval()
     seeds = [[_FIRST_PROBE_CLIP, b] for b in range(len(probe.frames))]
-    logits = predict(network, probe, replace(stage, corruption=Corruption()), seeds).logits
-    network.train(learning)
-    return mean_jaccard(logits[:, -probe.frames.shape[1] :], probe)
+    try:
+        logits = predict(network, probe, replace(stage, corruption=Corruption()), seeds).logits
+    except UserError:
+        # Estimates that are no numbers; rank 0 alone sees it here, all will at the next step.
+        return math.nan, None
+    finally:
+        network.train(learning)
+    last = logits[:, -probe.frames.shape[1] :]
+    return mean_jaccard(last, probe), _preview(last[:PREVIEW_CLIPS], probe)
+
+
+def _preview(logits: torch.Tensor, probe: Batch) -> bytes:
+    """A picture of the last frames of the first few clips, as many as there are logits of."""
+    count = len(logits)
+    frames = (255 * probe.frames[:count, -1]).round().permute(0, 2, 3, 1)
+    shown = (frames, probe.masks[:count, -1], logits[:, -1].argmax(dim=1))
+    clips = zip(logits.split(1), probe.pieces(len(probe.frames)), strict=False)
+    return preview(*(x.byte().cpu().numpy() for x in shown), [mean_jaccard(own, clip) for own, clip in clips])
 
 
 class _Meter:
@@ -240,18 +258,25 @@ def fit_locally(
     if not is_local(storage):
         raise UserError(f"{storage}: training in this process keeps checkpoints in a local folder; leave --local out")
     claim_run(storage, plan, "local")
-    folder = Path(storage) / plan.name
+    folder = local_path(storage) / plan.name
+    target = folder / NETWORK_FILE
+    if target.exists():
+        return target
+    execution = begun_execution(storage, plan.name, execution or Execution(), 1)
+    note_execution(storage, plan.name, {"execution": asdict(execution)})
+    # What a killed process was writing.
+    for aside in folder.glob(".step_*.aside"):
+        shutil.rmtree(aside, ignore_errors=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = checkpoints(folder)
     train(
         plan,
-        plan.build_network(),
+        plan.build_network(fresh=not found),
         local_feed(plan, plan.samplers()),
         LocalReporter(folder, on_progress),
-        Worker(device=device, execution=execution or Execution()),
+        Worker(device=device, execution=execution),
         resume=found[-1] if found else None,
     )
-    target = folder / NETWORK_FILE
     with write_aside(target) as aside:
         shutil.copyfile(checkpoints(folder)[-1] / NETWORK_FILE, aside)
     return target

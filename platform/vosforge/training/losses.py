@@ -76,8 +76,11 @@ def _overlaps(
 
 
 def _over_objects(losses: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """The mean of `(B, K)` losses over the objects that there are."""
-    return (losses * valid).sum() / valid.sum().clamp(min=1)
+    """The mean over clips of the mean of `(B, K)` losses over the objects that each has.
+
+    Every clip weighs the same, so that a batch shared by workers, or taken in pieces, costs what it does as a whole.
+    """
+    return ((losses * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)).mean()
 
 
 def quality_loss(scores: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -92,5 +95,5 @@ def quality_loss(scores: torch.Tensor, logits: torch.Tensor, masks: torch.Tensor
     Returns:
         A scalar, 0 where no object is.
     """
-    errors = (scores - object_ious(logits.detach(), masks)).square() * valid[:, None]
-    return errors.sum() / (valid.sum() * scores.shape[1]).clamp(min=1)
+    errors = (scores - object_ious(logits.detach(), masks)).square()
+    return _over_objects(errors.mean(dim=1), valid)

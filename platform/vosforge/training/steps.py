@@ -32,12 +32,16 @@ class Diverged(UserError):
 
 @dataclass(frozen=True)
 class Execution:
-    """How steps are computed; what is learnt does not depend on it but for rounding."""
+    """How steps are computed; what is learnt depends on it by rounding alone, or where batch norm or dropout sees other
+    clips together."""
 
     precision: TrainingPrecision = "fp32"
     """fp32, or bf16 or fp16 by autocast; fp16 scales its gradients."""
     clips_at_once: int | None = None
     """Most clips of a worker in one forward; its share of the batch is taken in pieces, whose gradients are added."""
+    shares: int = 1
+    """Equal parts of the global batch that are computed apart even where fewer workers share it: batch norm and dropout
+    then give what so many workers would. A resumed run keeps those that it was begun with."""
     channels_last: bool = False
     """Keep weights and frames in that memory format, faster on some GPUs."""
     compile: bool = False
@@ -46,9 +50,19 @@ class Execution:
     def __post_init__(self) -> None:
         if self.clips_at_once is not None and self.clips_at_once < 1:
             raise UserError(f"clips_at_once must be at least 1, found {self.clips_at_once}")
+        if self.shares < 1:
+            raise UserError(f"shares must be at least 1, found {self.shares}")
 
-    def pieces(self, share: int) -> int:
-        """Into how many equal pieces a worker's share of the batch is cut."""
+    def pieces(self, share: int, batch: int | None = None) -> int:
+        """Into how many equal pieces a worker's share of the batch is cut.
+
+        Args:
+            share: clips.
+            batch: all workers' clips, of which `shares` parts are computed apart; None cuts by `clips_at_once` alone.
+        """
+        part = (batch or 0) // self.shares
+        if part and batch % self.shares == 0 and share % part == 0 and share > part:
+            return share // part * self.pieces(part)
         most = self.clips_at_once or share
         return next(n for n in range(1, share + 1) if share % n == 0 and share // n <= most)
 
@@ -105,15 +119,24 @@ class Optimization:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.rate(step)
-        pieces = self.execution.pieces(len(batch.frames))
+        pieces = self.execution.pieces(len(batch.frames), self.stage.batch)
         self.optimizer.zero_grad(set_to_none=True)
         told = []
+        statistics = _Statistics(self.network) if pieces > 1 else None
         for n, piece in enumerate(batch.pieces(pieces)):
             size = len(piece.frames)
+            if statistics is not None and n:
+                statistics.go_back()
+            # What the network draws is keyed by the piece's first clip: the same after a restart, on any worker.
+            torch.manual_seed(_folded(seeds[n * size]))
             sync = contextlib.nullcontext() if n + 1 == pieces else getattr(model, "no_sync", contextlib.nullcontext)()
             with sync:
                 loss, jaccard = self._backward(model, piece, step, seeds[n * size : (n + 1) * size], pieces)
             told.append((loss, jaccard))
+            if statistics is not None and not n:
+                statistics.keep()
+        if statistics is not None:
+            statistics.go_on()
         self._update(step, float(np.mean([loss for loss, _ in told])))
         return tuple(float(column) for column in np.mean(told, axis=0))
 
@@ -144,6 +167,41 @@ class Optimization:
         self.scaler.update()
         if self.average is not None:
             _follow(self.average, self.network, min(self.stage.ema, (1 + step) / (10 + step)))
+
+
+class _Statistics:
+    """Batch norm's running statistics in a step of several pieces: those of the first piece count, as of rank 0.
+
+    Workers gather statistics side by side and rank 0's stay; pieces that one worker takes one after the other do too.
+    """
+
+    def __init__(self, network: nn.Module):
+        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        self.before = [buffer.clone() for buffer in self.buffers]
+        self.first = self.before
+
+    def keep(self) -> None:
+        """The first piece is done."""
+        self.first = [buffer.clone() for buffer in self.buffers]
+
+    def go_back(self) -> None:
+        """Another piece begins where the first did."""
+        self._set(self.before)
+
+    def go_on(self) -> None:
+        """All pieces are done."""
+        self._set(self.first)
+
+    @torch.no_grad()
+    def _set(self, values: list[torch.Tensor]) -> None:
+        for buffer, value in zip(self.buffers, values, strict=True):
+            buffer.copy_(value)
+
+
+def _folded(seed: list[int]) -> int:
+    """A clip's seed as one number for torch."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0] >> 1)
 
 
 def predict(model: nn.Module, batch: Batch, stage: Stage, seeds: list[list[int]]) -> Prediction:
