@@ -147,6 +147,17 @@ def test_killed_run_goes_on_in_the_same_runs_without_gap_or_repetition(make_plan
     assert runs[""].data.params == killed[""].data.params
 
 
+def test_curve_of_a_long_stage_is_thinned_but_keeps_its_probes(make_plan, tmp_path, store):
+    plan = make_plan(steps=20_000)
+    with TrainingRun(plan, str(tmp_path / "runs"), store) as tracked:
+        for step in range(1, 96):
+            probed = {"probe_J": 0.5} if step == 33 else {}
+            tracked.progress({"stage": plan.stages[0].name, "step": step, "loss": 1 / step, **probed})
+    runs = runs_in(store)
+    for run in (runs[""], runs[plan.stages[0].name]):
+        assert steps_of(store, run, "loss") == [10, 20, 30, 33, 40, 50, 60, 70, 80, 90]
+
+
 def test_training_that_fails_leaves_its_stage_and_the_whole_failed(make_plan, tmp_path, store):
     plan = make_plan(steps=30)
     wild = replace(plan.stages[1], learning_rate=1e30, clip_norm=None, warm_up=0)

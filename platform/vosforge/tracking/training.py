@@ -20,6 +20,8 @@ _LOGGER = logging.getLogger(__name__)
 PREVIEWS = "previews"
 UNSENT_FILE = "unsent.jsonl"
 _METRICS = ("loss", "J", "learning_rate", "clips_per_second", "data_wait", "probe_J")
+# Of a stage's curve: a store takes a row for each metric and point, and a paper's stage has a million steps.
+_MOST_POINTS = 2000
 # A larger network is only named: it lies in the run's directory, and a second copy would cost a store its space.
 _LARGEST_ARTEFACT = 100_000_000
 
@@ -52,10 +54,16 @@ class TrainingRun:
         if stage != self._stage:
             self._begin_stage(run, stage)
         values = {key: metrics[key] for key in _METRICS if key in metrics}
-        for entry in (run, run.child(stage)):
-            entry.metrics(self._step, values, once=True)
+        if self._is_point(stage, values):
+            for entry in (run, run.child(stage)):
+                entry.metrics(self._step, values, once=True)
         if metrics.get("preview"):
             self._keep_preview(run, stage, metrics["preview"])
+
+    def _is_point(self, stage: str, values: dict[str, Any]) -> bool:
+        """Whether a step is one of the curve's points: all probes, and evenly spaced ones."""
+        steps = next(s.steps for s in self.plan.stages if s.name == stage)
+        return "probe_J" in values or self._step % max(1, steps // _MOST_POINTS) == 0
 
     def network(self, uri: str) -> None:
         """Hear where the trained network is."""
