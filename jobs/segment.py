@@ -1,6 +1,7 @@
 """Segment a video, or a folder of videos, from first masks.
 
-python jobs/segment.py --model models:/demo@champion --video frames/ --mask first.png --out masks --overlay
+python jobs/segment.py --video frames/ --mask first.png --out masks --overlay
+python jobs/segment.py --model models:/demo@champion --video frames/ --mask first.png --out masks
 python jobs/segment.py --model runs/stm-nano/network.safetensors --video clip.mp4 --mask first.png --out masks
 python jobs/segment.py --model runs/stm-nano/network.safetensors --video DAVIS/JPEGImages/480p \
     --mask DAVIS/Annotations/480p --out masks --workers 8
@@ -28,7 +29,7 @@ from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
 from vosforge.propagation import Segmenter
 from vosforge.propagation.files import VideoFiles, check_empty, find_videos, segment_files
-from vosforge.propagation.model import Model, model_digest
+from vosforge.propagation.model import BUNDLED, Model, model_digest
 from vosforge.registry import load_model, version_uri
 from vosforge.settings import AS_SAVED, Settings
 from vosforge.storage import check_space, check_writable, claim, local_path, write_bytes
@@ -41,8 +42,6 @@ CLAIM = "settings.json"
 class Options:
     """Segment a video, or a folder of videos, from first masks."""
 
-    model: str
-    """Network file, model folder or models:/name@alias."""
     video: Path
     """Video file or folder of frames; or a folder of such files and folders, one a video."""
     mask: Path
@@ -51,10 +50,12 @@ class Options:
     out: Path
     """New folder for one palette PNG a frame, named as the frames; for a folder of videos, of one such folder a
     video, to which the same command adds."""
+    model: str = str(BUNDLED)
+    """Network file, model folder or models:/name@alias; by default a small network that comes with vosforge."""
     overlay: bool = False
     """Write overlay.mp4 and sheet.png there too."""
     short_side: int | None = None
-    """Pixels to which frames are reduced before they are segmented."""
+    """Pixels to which frames are reduced before they are segmented; by default as the model says, else not at all."""
     fps: float = 10.0
     """Frames a second of the overlay video."""
     settings: tyro.conf.OmitArgPrefixes[Settings] = AS_SAVED
@@ -104,9 +105,10 @@ def check(options: Options) -> None:
 def segment_one(options: Options) -> None:
     """One video, frame by frame."""
     files = VideoFiles(options.video.stem, options.video, options.mask)
-    segmenter = _start(load_model(options.model, default_store()), options)
+    model = load_model(options.model, default_store())
+    segmenter = _start(model, options)
     with console.Progress(len(open_video(options.video)), "segment", "frames") as progress:
-        frames = segment_files(segmenter, files, options.out, *_look(options), progress.update)
+        frames = segment_files(segmenter, files, options.out, *_look(model, options), progress.update)
     print(f"{frames} masks of objects {segmenter.objects} in {options.out}")
 
 
@@ -173,7 +175,7 @@ def _worker(options: Options, todo: list[VideoFiles]) -> Callable[[], Callable[[
         def work(number: int) -> dict:
             files, reason = todo[number], ""
             try:
-                segment_files(_start(model, options), files, options.out / files.name, *_look(options))
+                segment_files(_start(model, options), files, options.out / files.name, *_look(model, options))
             except UserError as error:
                 reason = str(error)
             return {"number": number, "reason": reason}
@@ -187,8 +189,8 @@ def _start(model: Model, options: Options) -> Segmenter:
     return model.start(options.device, options.settings)
 
 
-def _look(options: Options) -> tuple[bool, int | None, float]:
-    return options.overlay, options.short_side, options.fps
+def _look(model: Model, options: Options) -> tuple[bool, int | None, float]:
+    return options.overlay, options.short_side or model.short_side, options.fps
 
 
 def _length(video: Path) -> int:

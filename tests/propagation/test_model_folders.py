@@ -34,6 +34,7 @@ def folder(nano, tmp_path):
         (json.dumps({**WHOLE, "memory_every": 0}), "memory_every: expected a whole number from 1, found 0"),
         (json.dumps({**WHOLE, "memory_every": "5"}), "memory_every: expected a whole number from 1, found '5'"),
         (json.dumps({"members": WHOLE["members"], "memory_every": 5}), "budget: expected a limit or null, found none"),
+        (json.dumps({**WHOLE, "short_side": 8}), "short_side: expected pixels from 16 or null, found 8"),
         (json.dumps({**WHOLE, "budget": [1]}), r"budget: expected a limit or null, found \[1\]"),
         (json.dumps({**WHOLE, "budget": "much"}), "budget must be a number of frames, or bytes"),
     ],

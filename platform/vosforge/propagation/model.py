@@ -23,6 +23,8 @@ from vosforge.storage import sha256, write_aside
 
 DESCRIPTION = "model.json"
 DEFAULT_BUDGET = 24
+BUNDLED = Path(__file__).parent.parent / "weights" / "stm-nano"
+"""A small network that travels with the package, so that first masks need no training."""
 
 
 @dataclass
@@ -33,11 +35,14 @@ class Model:
         members: one network, or several whose probabilities are averaged.
         memory_every: every N-th frame stays in memory.
         budget: most frames in memory; None keeps all.
+        short_side: pixels to which frames are best reduced, near what the members learnt from; None keeps their size.
+            Whoever feeds the segmenter does it.
     """
 
     members: list[MemoryNetwork]
     memory_every: int = 5
     budget: int | None = DEFAULT_BUDGET
+    short_side: int | None = None
 
     def start(self, device: str = "cpu", settings: Settings = AS_SAVED) -> Segmenter:
         """A fresh segmenter for one video; the networks are shared, the memory is not.
@@ -75,6 +80,7 @@ class Model:
             [networks.load(path / name) for name in description["members"]],
             description["memory_every"],
             description["budget"],
+            description.get("short_side"),
         )
 
 
@@ -117,6 +123,9 @@ def _described(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: memory_every: expected a whole number from 1, found {_shown(content, 'memory_every')}"
         )
+    side = content.get("short_side")
+    if side is not None and (type(side) is not int or side < 16):
+        raise UserError(f"{path}: short_side: expected pixels from 16 or null, found {_shown(content, 'short_side')}")
     if "budget" not in content or not isinstance(content["budget"], int | str | None):
         raise UserError(f"{path}: budget: expected a limit or null, found {_shown(content, 'budget')}")
     try:
@@ -131,14 +140,18 @@ def _shown(content: dict[str, Any], field: str) -> str:
 
 
 def save_model(
-    folder: str | Path, members: list[Path], memory_every: int = 5, budget: int | None = DEFAULT_BUDGET
+    folder: str | Path,
+    members: list[Path],
+    memory_every: int = 5,
+    budget: int | None = DEFAULT_BUDGET,
+    short_side: int | None = None,
 ) -> Path:
     """Gather members' files into one folder; its description is written last.
 
     Args:
         folder: where to.
         members: network files, at least one.
-        memory_every, budget: how the members run.
+        memory_every, budget, short_side: how the members run.
 
     Returns:
         The folder.
@@ -155,7 +168,7 @@ def save_model(
         names.append(f"member-{i}.safetensors")
         with write_aside(folder / names[-1]) as aside:
             shutil.copyfile(member, aside)
-    description = {"members": names, "memory_every": memory_every, "budget": budget}
+    description = {"members": names, "memory_every": memory_every, "budget": budget, "short_side": short_side}
     with write_aside(folder / DESCRIPTION) as aside:
         aside.write_text(json.dumps(description, indent=1))
     return folder

@@ -11,6 +11,7 @@ import pandas as pd
 from vosforge.data.image_files import decode_frame, decode_mask, encode_mask
 from vosforge.errors import UserError
 from vosforge.propagation import Model
+from vosforge.propagation.segmenter import segment_frame
 
 
 class MlflowModel(mlflow.pyfunc.PythonModel):
@@ -37,7 +38,7 @@ class MlflowModel(mlflow.pyfunc.PythonModel):
         for row, (frame, mask) in enumerate(zip(model_input["frame"], model_input["mask"], strict=True)):
             image = decode_frame(base64.b64decode(frame), f"row {row}, frame")
             given = decode_mask(base64.b64decode(mask), f"row {row}, mask") if mask else None
-            labels = segmenter.labels(segmenter.step(image, given))
+            labels = segment_frame(segmenter, image, given, self.model.short_side)
             answers.append(base64.b64encode(encode_mask(labels)).decode())
         return pd.DataFrame({"mask": answers})
 
