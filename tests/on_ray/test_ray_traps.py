@@ -39,7 +39,8 @@ def test_ray_hears_of_checkpoints_alone(make_plan, monkeypatch, rank):
     reporter = on_ray._RayReporter(queue, rank)
     train(plan, plan.build_network(), local_feed(plan, plan.samplers()), reporter, Worker())
     assert reported == [(step, rank == 0, f"step_{step:08d}") for step in (3, 4, 6, 8)]
-    assert [metrics["step"] for metrics in told] == list(range(1, 9))
+    # A checkpoint's step is told twice: before it is kept, and by the loop.
+    assert list(dict.fromkeys(metrics["step"] for metrics in told)) == list(range(1, 9))
 
 
 def test_the_wait_for_a_report_is_short(monkeypatch):
@@ -143,6 +144,7 @@ def test_list_that_names_a_deleted_checkpoint_is_dropped_for_the_one_before(kept
     assert on_ray._drop_torn_snapshot(str(kept_run)) is None
 
 
+@pytest.mark.cluster
 def test_any_number_of_workers_sees_the_same_clips_at_the_same_steps(make_plan):
     plan = make_plan(steps=9)
     feeds = {(rank, world): ray_feed(plan, Worker(rank, world), 1) for world in (1, 2) for rank in range(world)}

@@ -244,7 +244,7 @@ def test_masks_are_never_written_over_the_frames_or_masks_that_are_given(program
     (alone / "link").symlink_to(alone / "videos" / "bear")
     before = contents(alone)
     options = program.Options(
-        str(alone / "stm.safetensors"), alone / "videos" / "bear", alone / "masks" / "bear.png", alone / out
+        alone / "videos" / "bear", alone / "masks" / "bear.png", alone / out, model=str(alone / "stm.safetensors")
     )
     with pytest.raises(UserError, match=rf"^--out: {alone / out} {how} .*; choose another$"):
         program.main(options)
@@ -253,7 +253,7 @@ def test_masks_are_never_written_over_the_frames_or_masks_that_are_given(program
 
 @pytest.mark.parametrize("out", ["masks", "masks/new"])
 def test_masks_of_many_videos_are_never_written_among_those_given(program, alone, out):
-    options = program.Options(str(alone / "stm.safetensors"), alone / "videos", alone / "masks", alone / out)
+    options = program.Options(alone / "videos", alone / "masks", alone / out, model=str(alone / "stm.safetensors"))
     with pytest.raises(UserError, match=r"^--out: .* --mask .*; choose another$"):
         program.main(options)
 
@@ -270,7 +270,7 @@ def test_masks_of_many_videos_are_never_written_among_those_given(program, alone
 def test_options_out_of_range_are_refused_before_anything_is_read(program, tmp_path, changes, message):
     gone = tmp_path / "gone"
     with pytest.raises(UserError, match=f"^{message}$"):
-        program.main(program.Options("none.safetensors", gone, gone, tmp_path / "out", **changes))
+        program.main(program.Options(gone, gone, tmp_path / "out", model="none.safetensors", **changes))
 
 
 @pytest.mark.parametrize("video", ["videos/bear", "videos"])
@@ -279,7 +279,7 @@ def test_folder_with_other_files_is_refused_before_the_model_is_read(program, al
     (alone / "out" / "bear").mkdir(parents=True)
     (alone / "out" / "bear" / "00000.png").write_bytes(b"mine")
     with pytest.raises(UserError, match="out: expected a new or empty folder for the masks, found files in it"):
-        program.main(program.Options("none.safetensors", alone / video, mask, alone / "out"))
+        program.main(program.Options(alone / video, mask, alone / "out", model="none.safetensors"))
     assert contents(alone / "out") == {"bear/00000.png": b"mine"}
 
 

@@ -84,6 +84,7 @@ def until(condition, seconds: float = 60) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.cluster
 def test_server_that_is_killed_gets_what_it_missed_when_it_is_back(make_plan, server, tmp_path, caplog):
     plan, folder = make_plan(), tmp_path / "runs"
     unsent = folder / "run" / "unsent.jsonl"
@@ -110,6 +111,7 @@ def test_server_that_is_killed_gets_what_it_missed_when_it_is_back(make_plan, se
     assert not unsent.exists()
 
 
+@pytest.mark.cluster
 def test_server_that_never_answers_holds_up_neither_the_run_nor_its_end(make_plan, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
     monkeypatch.setattr(runs, "_CLOSING_SECONDS", 2.0)
@@ -150,6 +152,7 @@ def test_artefacts_without_a_place_do_not_keep_numbers_from_the_store(tmp_path, 
     assert "tracking of run one is incomplete" in caplog.text
 
 
+@pytest.mark.cluster
 def test_run_on_remote_storage_keeps_previews_and_what_is_unsent_there(make_plan, tmp_path, monkeypatch):
     with s3_server() as address:
         keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -121,6 +121,7 @@ def begin_and_signal(argv: list[str], store: str, number: int, until: Callable[[
         return process.wait()
 
 
+@pytest.mark.cluster
 def test_killed_run_goes_on_in_the_same_runs_without_gap_or_repetition(make_plan, tmp_path, store):
     folder = tmp_path / "runs"
     argv = command(make_plan(), folder)

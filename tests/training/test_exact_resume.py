@@ -91,6 +91,7 @@ def lines_until(process: subprocess.Popen[str], last: int) -> dict[int, float]:
     return losses
 
 
+@pytest.mark.cluster
 def test_process_killed_at_a_random_step_goes_on_to_the_same_bits(make_plan, tmp_path):
     drawn = random.SystemRandom().randrange(1 << 32)
     stop = random.Random(drawn).randrange(3, 39)
