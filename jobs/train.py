@@ -24,6 +24,7 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
+import torch
 import tyro
 
 from vosforge import cluster, pictures
@@ -50,7 +51,7 @@ _CHECKPOINT_SPACE = 1_000_000_000
 
 @dataclass
 class Options:
-    """Train a network through stages of its curriculum."""
+    """Train a network through stages of its curriculum; or go on with a run: --resume URI, --resume --help."""
 
     network: str
     """stm, stm-interactive, emn, qpm, skn, camn, cfbi+, mivos, kmn or stcn."""
@@ -159,6 +160,10 @@ def main(options: Options, stages: dict[str, Stage]) -> None:
     """Train as the options say, or print what would be done."""
     console.verbosity(options.verbose)
     storage = cluster.lasting(options.storage, "--storage")
+    if options.local and (options.workers != 1 or options.gpu):
+        raise UserError(
+            "--local trains in this one process, on its GPU where it has one; leave --workers and --gpu out"
+        )
     plan = make_plan(options, stages)
     describe(plan, options, options.dry_run)
     if options.sheet is not None:
@@ -172,9 +177,9 @@ def resume(options: Resumption) -> None:
     console.verbosity(options.verbose)
     where = cluster.lasting(options.resume.rstrip("/"), "--resume")
     plan, harness = read_plan(where)
-    describe(plan, options)
     latest = latest_whole(where)
-    print(f"  its latest checkpoint: {latest.rpartition('/')[2] if latest else 'none, so it begins anew'}")
+    describe(plan, options, fresh=latest is None)
+    print(f"  its latest whole checkpoint: {latest.rpartition('/')[2] if latest else 'none, so it begins anew'}")
     train(plan, where.rpartition("/")[0], options, harness == "local")
 
 
@@ -198,6 +203,8 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
             bar.update(metrics["step"], _note(latest))
 
         if local:
+            if options.threads:
+                torch.set_num_threads(options.threads)
             target = str(fit_locally(plan, storage, on_progress, options.execution))
         else:
             from vosforge.training.on_ray import fit
@@ -221,6 +228,8 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
 def make_plan(options: Options, stages: dict[str, Stage]) -> TrainingPlan:
     """The chosen stages with what the options change in all of them."""
     known = curricula.stages(options.network, options.size, options.stages)
+    if len(set(options.stages)) < len(options.stages):
+        raise UserError(f"--stages: expected each once, found {' '.join(options.stages)}")
     sets = [ShardSet(uri) for uri in options.data]
     chosen = {"steps": options.steps, "batch": options.batch, "learning_rate": options.learning_rate}
     settings = {key: value for key, value in chosen.items() if value is not None}
@@ -246,6 +255,8 @@ def _mixed(stage: Stage, known: Stage, sets: list[ShardSet]) -> Stage:
     """The stage without its curriculum's own repeats of data sets that are not given; those of a flag must be there."""
     there = dataset_names(sets)
     kept = [pair for pair in stage.repeats if pair not in known.repeats or pair[0].lower() in there]
+    for name, factor in set(stage.repeats) - set(kept):
+        print(f"  {stage.name}: without the curriculum's {name} x{factor:g}, since no data set has that name")
     return replace(stage, repeats=tuple(kept))
 
 
@@ -254,9 +265,12 @@ def _adjusted(stage: Stage, settings: dict[str, Any], crop: int | None) -> Stage
     return replace(stage, sampling=sampling, **settings)
 
 
-def describe(plan: TrainingPlan, options: Options | Resumption, memory: bool = False) -> None:
-    """Print the plan, on request with the memory that it needs; what is wrong with it shows here."""
-    network = plan.build_network()
+def describe(plan: TrainingPlan, options: Options | Resumption, memory: bool = False, fresh: bool = True) -> None:
+    """Print the plan, on request with the memory that it needs; what is wrong with it shows here.
+
+    Files of weights that a run began with are needed by a fresh one alone.
+    """
+    network = plan.build_network(fresh=fresh)
     count = sum(p.numel() for p in network.parameters())
     print(
         f"run {plan.name}: {plan.network} {plan.size} {plan.parts or ''}, {count / 1e6:.1f} M parameters, "

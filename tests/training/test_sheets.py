@@ -34,7 +34,9 @@ def test_rows_show_clips_and_what_the_stage_makes_of_them(tmp_path, build_shards
 
 
 def test_spoilt_pictures_differ_from_the_mask_and_from_each_other():
-    (_, mask), *spoilt = spoilt_pictures(two_boxes(), Corruption(swap=0.1, morph=0.1), np.random.default_rng(0))
+    # Wide enough that no two draws on such small objects are alike.
+    corruption = Corruption(swap=0.1, morph=0.1, radius=(0.1, 0.4))
+    (_, mask), *spoilt = spoilt_pictures(two_boxes(), corruption, np.random.default_rng(0))
     assert [name for name, _ in spoilt][:3] == ["swapped", "grown or shrunk", "swapped, grown or shrunk"]
     pictures = [mask, *(picture for _, picture in spoilt)]
     assert len({picture.tobytes() for picture in pictures}) == len(pictures)

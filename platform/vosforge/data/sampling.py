@@ -7,6 +7,7 @@ on a worker, an order or a clock. So any number of workers sees the same data, a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -54,6 +55,12 @@ class SamplingRecipe:
         starts = [start for start, _ in self.gaps]
         if not starts or starts[0] != 0 or starts != sorted(starts) or any(gap < 1 for _, gap in self.gaps):
             raise UserError(f"sampling: expected gaps from progress 0 on, ascending and at least 1, found {self.gaps}")
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise UserError(f"sampling: scale must be a range of shares above 0, found {low} to {high}")
+        for name in ("rotation", "shear", "colour"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"sampling: {name} must be at least 0, found {getattr(self, name)}")
         if self.frames < 2 or min(self.crop) < 16 or self.objects < 1:
             raise UserError(
                 f"sampling: expected at least 2 frames, crops of at least 16 pixels and 1 object, "

@@ -36,19 +36,20 @@ def _stages(shared: dict[str, Any], **own: dict[str, Any]) -> dict[str, Stage]:
 # Largest frame gaps by progress. STCN and its family, train.py: 5, then 10, 15, 20, 25 and at the end 5 again.
 _GAPS_BL30K = ((0.0, 5), (0.1, 10), (0.2, 15), (0.3, 20), (0.4, 25), (0.8, 5))
 _GAPS_VIDEOS = (*_GAPS_BL30K[:-1], (0.9, 5))
-# The public re-training of STM, train_davis.py: one more every 3,000 of 800,000 steps, up to 25.
+# The public re-training of STM, train_davis.py: one more every 3,000 of 800,000 clips, up to 25.
 _GAPS_STM = tuple((3000 * n / 800_000, 1 + n) for n in range(25))
 
 # STM (2019), section 3.5: Adam at a fixed 1e-5, batch 4, patches of 384, three frames, plain cross-entropy. The paper
 # gives days; steps, gaps and DAVIS's share of 8 % (five times as often as a YouTube-VOS video) are those of the public
-# re-training that reaches its score. BL30K came later: MiVOS's 500 K steps.
+# re-training that reaches its score: 800 K clips, four a step. BL30K came later: MiVOS's 500 K steps. Crops of
+# `scale` of a frame's shorter side stand for the codes' random areas: the root of 0.36, or of 0.25, to the whole.
 _STM = Curriculum(
     "STM (Oh et al. 2019) 3.5; steps, gaps and mixture from its public re-training",
     _stages(
         {"batch": 4, "learning_rate": 1e-5, "sampling": {"crop": (384, 384), "scale": (0.6, 1.0)}},
-        images={"steps": 800_000, "sampling": {"still": preset("stm-coco")}},
+        images={"steps": 200_000, "sampling": {"still": preset("stm-coco")}},
         bl30k={"steps": 500_000, "sampling": {"gaps": _GAPS_BL30K}},
-        videos={"steps": 800_000, "sampling": {"gaps": _GAPS_STM}, "repeats": (("DAVIS", 5.0),)},
+        videos={"steps": 200_000, "sampling": {"gaps": _GAPS_STM}, "repeats": (("DAVIS", 5.0),)},
     ),
 )
 
@@ -67,16 +68,17 @@ _EMN = Curriculum(
 )
 
 # QPM (2021), section 3.1: stages as MiVOS, patches of 384, batch 14 and then 8 on each of two GPUs, BCE and MSE with
-# equal weights, Adam. Rate, steps, the fall at 70 K and gaps: the code of its first author's next system (QDMN).
+# equal weights, Adam. Rate, decay, steps, the fall at 70 K and gaps: the code of its first author's next system (QDMN).
 _QPM = Curriculum(
     "QPM (2021) 3.1; rate, steps and gaps from its author's later code",
     _stages(
         {
             "learning_rate": 2e-5,
+            "weight_decay": 1e-7,
             "loss": Loss(kind="bce", quality=1.0),
             "sampling": {"crop": (384, 384), "scale": (0.6, 1.0)},
         },
-        images={"steps": 160_000, "batch": 28, "sampling": {"still": preset("qpm")}},
+        images={"steps": 160_000, "batch": 28, "sampling": {"still": preset("qpm"), "objects": 1}},
         bl30k={"steps": 250_000, "batch": 16, "sampling": {"gaps": _GAPS_BL30K, "scale": (0.5, 1.0)}},
         videos={
             "steps": 150_000,
@@ -94,10 +96,11 @@ _SKN = Curriculum(
     "SKN (2021) 4.1; the rest from the public re-training of STM",
     _stages(
         {"batch": 4, "learning_rate": 1e-5, "sampling": {"crop": (380, 380), "scale": (380 / 480, 380 / 480)}},
-        images={"steps": 800_000, "sampling": {"still": preset("skn")}},
+        images={"steps": 200_000, "sampling": {"still": preset("skn")}},
         bl30k={"steps": 500_000, "sampling": {"gaps": _GAPS_BL30K}},
         videos={
-            "steps": 800_000,
+            "steps": 200_000,
+            "power": 0.9,
             "sampling": {"gaps": _GAPS_STM},
             "corruption": Corruption(swap=0.3, morph=0.5),
             "repeats": (("DAVIS", 5.0),),
@@ -131,13 +134,19 @@ _CAMN = Curriculum(
 _STCN = Curriculum(
     "STCN's public training code",
     _stages(
-        {"batch": 8, "learning_rate": 1e-5, "sampling": {"crop": (384, 384), "scale": (0.6, 1.0)}},
+        {
+            "batch": 8,
+            "learning_rate": 1e-5,
+            "weight_decay": 1e-7,
+            # One object is the target and one more may be there (vos_dataset.py).
+            "sampling": {"crop": (384, 384), "scale": (0.6, 1.0), "objects": 2},
+        },
         images={
             "steps": 300_000,
             "batch": 16,
             "milestones": (0.5,),
             "loss": Loss(hardest=0.15, hardest_between=(20 / 300, 70 / 300)),
-            "sampling": {"still": preset("stcn")},
+            "sampling": {"still": preset("stcn"), "objects": 1},
         },
         bl30k={
             "steps": 500_000,
@@ -155,17 +164,16 @@ _STCN = Curriculum(
     ),
 )
 
-# MiVOS (2021), Mask-Propagation's hyper_para.py: as STCN's but for batch, steps, falls and decay.
+# MiVOS (2021), Mask-Propagation's hyper_para.py: as STCN's but for batch, steps and falls.
 _MIVOS = Curriculum(
     "Mask-Propagation's public training code",
     {
-        "images": replace(_STCN.stages["images"], batch=14, milestones=(250 / 300,), weight_decay=1e-7),
-        "bl30k": replace(_STCN.stages["bl30k"], milestones=(0.9,), weight_decay=1e-7),
+        "images": replace(_STCN.stages["images"], batch=14, milestones=(250 / 300,)),
+        "bl30k": replace(_STCN.stages["bl30k"], milestones=(0.9,)),
         "videos": replace(
             _STCN.stages["videos"],
             steps=150_000,
             milestones=(125 / 150,),
-            weight_decay=1e-7,
             loss=Loss(hardest=0.15, hardest_between=(20 / 150, 70 / 150)),
         ),
     },

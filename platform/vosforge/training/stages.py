@@ -11,6 +11,8 @@ from vosforge.errors import UserError
 
 LossKind = Literal["cross-entropy", "bce"]
 OptimizerKind = Literal["adam", "adamw", "sgd"]
+ALL_KINDS = ("images", "pseudo_video", "bl30k", "videos")
+"""Kinds that shard sets have."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Loss:
                 f"loss: expected hardest in (0, 1] and hardest_between as progress from 0 to 1, "
                 f"found {self.hardest} and {low}, {high}"
             )
+        if self.kind == "bce" and self.hardest < 1:
+            raise UserError(f"loss: bce averages over all pixels; hardest={self.hardest:g} goes with cross-entropy")
         for name in ("soft_jaccard", "dice", "quality"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"loss: the weight of {name} must be at least 0, found {getattr(self, name)}")
@@ -135,6 +139,11 @@ class Stage:
             raise UserError(f"stage {self.name}: clip_norm must be above 0, found {self.clip_norm}")
         if not all(0 <= factor < math.inf for _, factor in self.repeats):
             raise UserError(f"stage {self.name}: repeats must be at least 0, found {self.repeats}")
+        unknown = [kind for kind in self.also if kind not in ALL_KINDS]
+        if unknown:
+            raise UserError(f"stage {self.name}: also: expected some of {', '.join(ALL_KINDS)}, found {unknown[0]!r}")
+        if self.rounds and self.corruption.happens:
+            raise UserError(f"stage {self.name}: rounds of scribbles have no estimates to spoil; leave corruption out")
         if self.optimizer not in get_args(OptimizerKind):
             valid = ", ".join(get_args(OptimizerKind))
             raise UserError(f"stage {self.name}: unknown optimizer {self.optimizer!r}; valid: {valid}")

@@ -43,7 +43,7 @@ class Execution:
     """Equal parts of the global batch that are computed apart even where fewer workers share it: batch norm and dropout
     then give what so many workers would. A resumed run keeps those that it was begun with."""
     channels_last: bool = False
-    """Keep weights and frames in that memory format, faster on some GPUs."""
+    """Keep weights in that memory format, which convolutions pass on to their maps; faster on some GPUs."""
     compile: bool = False
     """Compile the network with torch.compile; the first step of a shape then takes minutes."""
 
