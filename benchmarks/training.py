@@ -123,7 +123,7 @@ def bare_loop(plan: TrainingPlan, folder: Path, device: str) -> Arrivals:
 def in_memory(
     stage: Stage, network: str, size: str, batch: Batch, steps: int, device: str, execution: Execution
 ) -> float:
-    """Steps a second on one batch, by their median; NaN where the network does not fit the device."""
+    """Steps a second on one batch, by their median."""
     torch.manual_seed(0)
     plan = TrainingPlan("memory", network, size, [stage], [])
     built = plan.build_network().train()
