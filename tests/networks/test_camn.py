@@ -31,6 +31,7 @@ OTHERS = [
     {"fpa": True, "pyramid": "none", "object_context": False},
     {"memory_policy": "every"},
     {"memory_policy": "given"},
+    {"memory_policy": "latest"},
     {"padding": "black", "channel_order": "bgr", "frozen_batch_norm": True},
     {"matching_rate": 1, "matching_spared": 2, "windows_4": (3,)},
     {"backbone": "test_efficientnet", "aspp_dilations": (1, 3)},

@@ -28,6 +28,7 @@ VARIANTS = [
     {"padding": "mean", "memorise_margin": True, "strides": (2, 4, 8)},
     {"padding": "black", "memorise_margin": False, "frozen_batch_norm": True},
     {"memory_policy": "given", "training_objects": "one"},
+    {"memory_policy": "latest"},
     {"memory_policy": "every", "siamese": True, "memorise_margin": True},
     {"aspp": "read", "aspp_output": 20},
     {"prior": "union", "memory_encoder": "value"},

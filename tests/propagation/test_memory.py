@@ -34,7 +34,7 @@ def test_every_frame_is_held_when_asked(policy):
 
 @pytest.mark.parametrize(
     ("policy", "expected"),
-    [("previous", [3, 5, 10, 12]), ("every", [3, 5, 10]), ("given", [3])],
+    [("previous", [3, 5, 10, 12]), ("every", [3, 5, 10]), ("ends", [3, 12]), ("given", [3]), ("latest", [12])],
 )
 def test_policy_says_what_is_held_beside_the_given_frame(policy, expected):
     assert fill(MemoryBank(every=5, policy=policy), range(3, 13), permanent=(3,))[-1] == expected
@@ -51,7 +51,7 @@ def test_frames_that_the_policy_leaves_out_are_not_wanted(policy, wanted):
 
 @pytest.mark.parametrize(
     ("policy", "expected"),
-    [("previous", [0, 2, 5, 7, 10, 11]), ("every", [0, 2, 5, 7, 10]), ("given", [0, 2, 7])],
+    [("previous", [0, 2, 5, 7, 10, 11]), ("every", [0, 2, 5, 7, 10]), ("given", [0, 2, 7]), ("latest", [11])],
 )
 def test_frames_given_in_the_middle_stay_although_it_is_not_their_turn(policy, expected):
     assert fill(MemoryBank(every=5, policy=policy), range(12), permanent=(0, 2, 7))[-1] == expected

@@ -229,6 +229,8 @@ class MemoryNetwork(nn.Module, ABC):
             query = self.encode_query(frames[:, t], targets, previous, prior)
             if self.parts.memory_policy == "ends" and len(memories) > 2:
                 memories = [memories[0], memories[-1]]
+            if self.parts.memory_policy == "latest":
+                memories = memories[-1:]
             logits = self.segment(
                 query, *(torch.stack(kind, dim=3) for kind in zip(*memories, strict=True)), valid=valid
             )

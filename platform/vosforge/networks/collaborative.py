@@ -40,7 +40,7 @@ class CollaborativeParts(Parts):
     """
 
     backbone: str = "resnet101"
-    memory_policy: Literal["previous", "every", "given", "ends"] = "ends"
+    memory_policy: Literal["previous", "every", "given", "ends", "latest"] = "ends"
     padding: Literal["black", "mean"] = "mean"
     memory_encoder: Literal["none", "product", "prior"] = "none"
     pyramid: Literal["none", "fpn", "pan"] = "fpn"

@@ -71,7 +71,8 @@ class Parts:
         rectified_skip: residual blocks carry relu(x) past their convolutions rather than x.
         aggregation: how objects are merged at test: "soft", "winner-take-all" or "none" (EMN table 1).
         memory_policy: what is remembered: "previous" keeps given frames, every N-th and the previous one; "every"
-            leaves the previous one out; "ends" keeps given frames and the previous one; "given" given ones alone.
+            leaves the previous one out; "ends" keeps given frames and the previous one; "given" given ones alone;
+            "latest" the previous one alone, given or not.
         padding: what fills up a frame to a multiple of the stride: "black" pixels, or the "mean" colour.
         memorise_margin: remember what was predicted in that margin, rather than an empty mask.
         training_objects: "all" objects of a clip together, or "one" that the training loop draws (EMN 3.1); alone,
@@ -123,7 +124,7 @@ class Parts:
     decoder_channels: int = 256
     rectified_skip: bool = False
     aggregation: Literal["soft", "winner-take-all", "none"] = "soft"
-    memory_policy: Literal["previous", "every", "given", "ends"] = "previous"
+    memory_policy: Literal["previous", "every", "given", "ends", "latest"] = "previous"
     padding: Literal["black", "mean"] = "black"
     memorise_margin: bool = False
     training_objects: Literal["all", "one"] = "all"

@@ -15,7 +15,7 @@ import torch
 from vosforge.errors import UserError
 from vosforge.settings import Eviction
 
-Policy = Literal["previous", "every", "ends", "given"]
+Policy = Literal["previous", "every", "ends", "given", "latest"]
 # Videos have no end; of the frames that went only the latest are told.
 _TOLD = 1000
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -46,13 +46,14 @@ class MemoryBank:
 
     Frames whose masks were given are always held. Beside them the policy "previous" holds the latest frame and
     every N-th (STM unified, 3.1), "every" every N-th alone (STCN), "ends" the latest alone (CFBI+), and "given" none
-    (STM unified, 3.2). When that would exceed the budget, of the frames that are neither given nor the latest the
-    oldest goes, or the one whose quality plus `exp(-age)` is least.
+    (STM unified, 3.2). Only "latest" holds nothing but the latest frame, given or not, as propagation without a memory
+    does. When the budget would be exceeded, of the frames that are neither given nor the latest the oldest goes, or
+    the one whose quality plus `exp(-age)` is least.
 
     Args:
         every: N.
         budget: most frames held, at least 2; None keeps all, as the papers do.
-        policy: one of the four.
+        policy: one of the five.
         eviction: "oldest" or "quality".
 
     Raises:
@@ -79,8 +80,8 @@ class MemoryBank:
 
     def wants(self, index: int, permanent: bool) -> bool:
         """Whether a frame would be held at all, so that what is not wanted need not be encoded."""
-        kept = {"previous": True, "every": index % self.every == 0, "ends": True, "given": False}
-        return permanent or kept[self.policy]
+        kept = {"every": index % self.every == 0, "given": False}
+        return permanent or kept.get(self.policy, True)
 
     def add(
         self,
@@ -93,6 +94,8 @@ class MemoryBank:
         """Remember a frame; the one before it stays only if it is permanent, or lasting and its turn among every N."""
         if self.policy == "every" and not permanent and not lasting:
             return
+        if self.policy == "latest":
+            self.held.clear()
         if self.held and not self.held[-1].permanent:
             latest = self.held[-1]
             if self.policy == "ends" or latest.index % self.every or not latest.lasting:
