@@ -37,7 +37,7 @@ def paired_difference(
     Returns:
         The difference; NaN over 0 videos where none is left.
     """
-    pairs = [(_mean(ours[video]), _mean(theirs[video])) for video in ours if video in theirs]
+    pairs = [(video_score(ours[video]), video_score(theirs[video])) for video in ours if video in theirs]
     differences = np.array([a - b for a, b in pairs if not isnan(a + b)])
     if not len(differences):
         return Difference(nan, nan, nan, 0)
@@ -46,7 +46,7 @@ def paired_difference(
     return Difference(float(differences.mean()), float(low), float(high), len(differences))
 
 
-def _mean(objects: Scores) -> float:
+def video_score(objects: Scores) -> float:
     """J&F of a video: the mean over its objects, NaN where none counts."""
     counted = [(s["J"]["mean"] + s["F"]["mean"]) / 2 for s in objects.values() if not isnan(s["J"]["mean"])]
     return sum(counted) / len(counted) if counted else nan

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +21,9 @@ from vosforge.storage import (
     absolute,
     canonical,
     claim,
+    download_file,
     exists,
-    is_local,
     join,
-    local_path,
     read_bytes,
     sha256,
     write_bytes,
@@ -130,16 +131,15 @@ class TrainingPlan:
         return network
 
     def _start_from_initial(self, network: MemoryNetwork) -> None:
-        if not is_local(self.initial):
-            raise UserError(f"initial network {self.initial}: expected a local file; download it first")
-        path = local_path(self.initial)
-        found = networks.describe(path)
-        try:
-            networks.load_weights(network, path)
-        except UserError as error:
-            raise UserError(
-                f"initial network {found['name']} {found['size']} cannot start {self.network} {self.size}: {error}"
-            ) from None
+        with tempfile.TemporaryDirectory() as folder:
+            path = download_file(self.initial, Path(folder) / "initial.safetensors")
+            found = networks.describe(path)
+            try:
+                networks.load_weights(network, path)
+            except UserError as error:
+                raise UserError(
+                    f"initial network {found['name']} {found['size']} cannot start {self.network} {self.size}: {error}"
+                ) from None
 
 
 def claim_run(storage: str, plan: TrainingPlan, harness: str) -> None:
