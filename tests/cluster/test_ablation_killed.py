@@ -1,0 +1,61 @@
+"""What killing an ablation costs: nothing that was finished, and no figure changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def command(plan, storage: Path, *more: object) -> list[str]:
+    bl30k, videos = plan.data
+    return [
+        sys.executable, str(ROOT / "jobs" / "ablate.py"), "--network", "camn", "--size", "nano", "--stages", "bl30k",
+        "--data", bl30k, "--truth", videos, "--storage", str(storage), "--steps", "4", "--batch", "2",
+        "--crop", "32", "--seeds", "0", *map(str, more),
+    ]  # fmt: skip
+
+
+def finish(words: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def figures(storage: Path) -> list[list[float]]:
+    (table,) = json.loads((storage / "ablation-camn-nano" / "report.json").read_text())
+    return [row["sets"]["videos"]["J&F"] for row in table["rows"]]
+
+
+@pytest.mark.timeout(1500)
+def test_killed_ablation_goes_on_to_the_same_figures_here_and_on_ray(make_plan, tmp_path):
+    plan = make_plan()
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = {**kept, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    words = command(plan, tmp_path / "here", "--local")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    scores = tmp_path / "here" / "scores"
+    while not (scores.is_dir() and list(scores.glob("*.json"))):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    before = {path.name: path.stat().st_mtime_ns for path in scores.glob("*.json")}
+    assert len(before) < 8
+    finish(words, environment)
+    after = {path.name: path.stat().st_mtime_ns for path in scores.glob("*.json")}
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 8
+    here = figures(tmp_path / "here")
+    assert all(len(row) == 1 for row in here)
+
+    finish(command(plan, tmp_path / "ray"), environment)
+    assert figures(tmp_path / "ray") == [pytest.approx(row, abs=1e-4) for row in here]
