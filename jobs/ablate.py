@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
+import torch
 import tyro
 
 from vosforge import cluster
@@ -36,6 +37,7 @@ from vosforge.evaluation.parallel import cores
 from vosforge.evaluation.report import without_nan
 from vosforge.storage import check_writable, is_local, join, local_path, write_bytes
 from vosforge.tracking import default_store
+from vosforge.training.steps import Execution
 
 
 @dataclasses.dataclass
@@ -82,6 +84,7 @@ class Options:
     """One GPU for each worker, and for measuring."""
     threads: int = 1
     """Torch's threads in each process."""
+    execution: tyro.conf.OmitArgPrefixes[Execution] = dataclasses.field(default_factory=Execution)
     local: bool = False
     """Train and measure in processes of this machine, without Ray."""
     dry_run: bool = False
@@ -132,7 +135,7 @@ def make_study(options: Options, storage: str) -> Study:
         options.crop,
         options.protocol,
         options.short_side,
-        "cuda" if options.gpu else "cpu",
+        "cuda" if options.gpu or (options.local and torch.cuda.is_available()) else "cpu",
     )
 
 
@@ -185,12 +188,14 @@ def carry_out(
 def workplace(options: Options, study: Study, on_progress: Any) -> Any:
     """Where to train and measure: processes of this machine, or Ray."""
     if options.local:
-        return Processes(study, options.at_once or cores(), options.threads, on_progress)
+        return Processes(study, options.at_once or cores(), options.threads, on_progress, options.execution)
     from vosforge.ablation.on_ray import OnRay
 
     cluster.connect(options.verbose)
     console.heed_sigterm()
-    return OnRay(study, options.at_once or 2, on_progress, options.workers, options.gpu, options.threads)
+    return OnRay(
+        study, options.at_once or 2, on_progress, options.workers, options.gpu, options.threads, options.execution
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from vosforge.ablation.study import Study
 from vosforge.errors import UserError, find_user_error
 from vosforge.training.on_ray import fit
 from vosforge.training.plan import TrainingPlan
+from vosforge.training.steps import Execution
 
 
 class OnRay:
@@ -26,7 +27,7 @@ class OnRay:
         study: whose runs and measurements.
         at_once: runs and measurements under way together.
         on_progress: hears a run's name and its steps' metrics.
-        workers, gpu, threads: of each run, as in `vosforge.training.on_ray.fit`; a measurement takes one GPU too.
+        workers, gpu, threads, execution: of each run, as in `vosforge.training.on_ray.fit`; a measurement takes one GPU too.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class OnRay:
         workers: int = 1,
         gpu: bool = False,
         threads: int | None = None,
+        execution: Execution | None = None,
     ):
         self.study, self._on_progress = study, on_progress
-        self._fit = partial(fit, workers=workers, use_gpu=gpu, threads=threads)
+        self._fit = partial(fit, workers=workers, use_gpu=gpu, threads=threads, execution=execution)
         self._measure = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=3)(measure)
         self._pool = ThreadPoolExecutor(at_once)
 

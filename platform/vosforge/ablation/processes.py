@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
@@ -17,7 +19,9 @@ from vosforge.ablation.measuring import Measurement, measure
 from vosforge.ablation.study import Study
 from vosforge.training.loop import fit_locally
 from vosforge.training.plan import TrainingPlan
+from vosforge.training.steps import Execution
 
+_SECONDS_BETWEEN_LOOKS = 0.5
 _news: Any
 
 
@@ -29,19 +33,27 @@ class Processes:
         at_once: processes.
         threads: torch's threads in each.
         on_progress: hears a run's name and its steps' metrics, on a thread of this process.
+        execution: how steps are computed.
     """
 
-    def __init__(self, study: Study, at_once: int, threads: int, on_progress: Callable[[str, dict[str, Any]], None]):
+    def __init__(
+        self,
+        study: Study,
+        at_once: int,
+        threads: int,
+        on_progress: Callable[[str, dict[str, Any]], None],
+        execution: Execution | None = None,
+    ):
         # A fork of this process would take threads of its libraries along in whatever state they are.
         context = multiprocessing.get_context("spawn")
-        self.study, self._on_progress = study, on_progress
+        self.study, self._on_progress, self.execution = study, on_progress, execution
         self._queue = context.Queue()
         self._pool = ProcessPoolExecutor(at_once, context, initializer=_begin, initargs=(self._queue, threads))
         self._listener = threading.Thread(target=self._listen, daemon=True)
 
     def train(self, plan: TrainingPlan) -> Future[Any]:
         """Begin a run, or go on with it."""
-        return self._pool.submit(_train, plan, self.study.runs)
+        return self._pool.submit(_train, plan, self.study.runs, self.execution)
 
     def measure(self, what: Measurement) -> Future[dict[str, Any]]:
         """Begin a measurement."""
@@ -73,7 +85,15 @@ def _begin(news: Any, threads: int) -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(threads)
     _news = news
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
 
-def _train(plan: TrainingPlan, storage: str) -> None:
-    fit_locally(plan, storage, lambda metrics: _news.put((plan.name, metrics)))
+def _end_with(parent: int) -> None:
+    """A process whose parent was killed would train on beside the one that the next command starts."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
+
+
+def _train(plan: TrainingPlan, storage: str, execution: Execution | None) -> None:
+    fit_locally(plan, storage, lambda metrics: _news.put((plan.name, metrics)), execution)
