@@ -27,7 +27,7 @@ class OnRay:
         study: whose runs and measurements.
         at_once: runs and measurements under way together.
         on_progress: hears a run's name and its steps' metrics.
-        workers, gpu, threads, execution: of each run, as in `vosforge.training.on_ray.fit`; a measurement takes one GPU too.
+        workers, gpu, threads, execution: of each run, as in `fit`; a measurement takes one GPU, too.
     """
 
     def __init__(
