@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
 Row = dict[str, Any]
-# A task or worker whose process dies is tried again this often; Ray's default would retry poisonous input for ever.
+# A task whose process dies is tried again this often; Ray's default would retry poisonous input for ever.
 _RETRIES = 3
 
 
@@ -28,7 +27,9 @@ def run_tasks(count: int, work: Callable[[int], Row], workers: int) -> Iterator[
         ray.exceptions.RayError: when a task fails, or its process dies more often than it is retried.
     """
     _set_up(preserve_order=False)
-    with _without_announcements():
+    with warnings.catch_warnings():
+        # The only way to bound retries in this release is announced to be replaced.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         rows = ray.data.range(count, override_num_blocks=count).map(
             lambda row: work(int(row["id"])),
             compute=TaskPoolStrategy(size=min(workers, count)),
@@ -55,9 +56,6 @@ def run_workers(
         per_block: consecutive numbers that one worker computes at a time.
         ordered: rows come in the order of their numbers; else as they are finished.
         gpus: of each worker.
-
-    Raises:
-        ray.exceptions.RayError: when the function fails, or a worker dies more often than it is started again.
     """
 
     class Work:
@@ -70,24 +68,10 @@ def run_workers(
             return self.work(int(row["id"]))
 
     _set_up(preserve_order=ordered)
-    with _without_announcements():
-        rows = ray.data.range(count, override_num_blocks=-(-count // per_block)).map(
-            Work,
-            compute=ActorPoolStrategy(size=workers),
-            num_cpus=1,
-            num_gpus=gpus,
-            max_restarts=_RETRIES,
-            max_task_retries=_RETRIES,
-        )
+    rows = ray.data.range(count, override_num_blocks=-(-count // per_block)).map(
+        Work, compute=ActorPoolStrategy(size=workers), num_cpus=1, num_gpus=gpus
+    )
     yield from rows.iter_rows()
-
-
-@contextlib.contextmanager
-def _without_announcements() -> Iterator[None]:
-    """The only way to bound retries in this release is announced to be replaced."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
-        yield
 
 
 def _set_up(preserve_order: bool) -> None:
