@@ -40,7 +40,7 @@ _POLL_SECONDS = "0.2"
 _STEPS_PER_BLOCK = 4
 _ABORT_SECONDS = 20.0
 # A node that came back waits so long for its worker; Ray's default is a minute.
-_RESIZE_SECONDS = 10.0
+_RESIZE_SECONDS = 5.0
 # Ray Train's list of a run's registered checkpoints.
 _SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 _LOGGER = logging.getLogger(__name__)

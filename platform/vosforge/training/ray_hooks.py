@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import math
 import shutil
 import tempfile
 import threading
@@ -184,8 +186,8 @@ class FinalErrors(DefaultFailurePolicy):
 class EqualShares(ElasticScalingPolicy):
     """Ray's elastic policy, in numbers of workers that can share the batch and whose clips find decoders.
 
-    Ray counts what workers reserve themselves, and looks every 20 s at what nodes there are; a group that is started
-    with a worker too many waits for ever.
+    Ray counts what workers reserve themselves, of nodes that were there up to 20 s ago; a group that is started with a
+    worker too many waits for ever.
 
     Args:
         scaling_config: Ray's.
@@ -196,6 +198,16 @@ class EqualShares(ElasticScalingPolicy):
     def __init__(self, scaling_config: ScalingConfig, counts: Sequence[int], needs: dict[str, float]):
         super().__init__(scaling_config)
         self.counts, self.needs = counts, needs
+        self._looked = -math.inf
+
+    def _get_reserved_resources(self) -> dict[str, dict[str, float]] | None:
+        now = time.monotonic()
+        if now - self._looked > self.GET_RESERVED_RESOURCES_INTERVAL_S:
+            self._looked = now
+            look = self._autoscaling_coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(look, timeout=_ANSWER_SECONDS)
+        return super()._get_reserved_resources()
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         most = min(super()._count_possible_workers(reserved_resources), room(self.needs, ray.cluster_resources()))
