@@ -37,7 +37,7 @@ from vosforge.storage import check_space, check_writable, is_local, local_path
 from vosforge.tracking import default_store
 from vosforge.tracking.training import TrainingRun
 from vosforge.training import curricula
-from vosforge.training.checkpoints import latest_whole
+from vosforge.training.checkpoints import latest_whole, space_needed
 from vosforge.training.clip_order import clip_numbers, dataset_names
 from vosforge.training.loop import fit_locally
 from vosforge.training.memory import Memory, estimate
@@ -46,7 +46,8 @@ from vosforge.training.sheets import stage_rows
 from vosforge.training.stages import Stage
 from vosforge.training.steps import Execution
 
-_CHECKPOINT_SPACE = 1_000_000_000
+# What a run's directory says of how it was computed last, beside `Execution`.
+_HOW = ("workers", "min_workers", "gpu", "feeders", "threads")
 
 
 @dataclass
@@ -83,6 +84,8 @@ class Options:
     """Steps between checkpoints."""
     workers: int = 1
     """Processes that share the batch."""
+    min_workers: int | None = None
+    """Fewest of them to go on with while machines are gone; all when left out. The same is learnt by fewer, slower."""
     gpu: bool = False
     """One GPU for each worker."""
     feeders: int = 1
@@ -108,6 +111,8 @@ class Resumption:
     """The run's folder or s3:// URI: its storage and name."""
     workers: int = 1
     """Processes that share the batch; another number than before sees the same clips at the same steps."""
+    min_workers: int | None = None
+    """Fewest of them to go on with while machines are gone; all when left out."""
     gpu: bool = False
     """One GPU for each worker."""
     feeders: int = 1
@@ -142,7 +147,7 @@ def parse_resumption() -> Resumption:
     if not uri:
         return tyro.cli(Resumption)
     noted = noted_execution(cluster.lasting(uri.rstrip("/"), "--resume"))
-    known = {name: noted[name] for name in ("workers", "gpu", "feeders", "threads") if name in noted}
+    known = {name: noted[name] for name in _HOW if name in noted}
     before = noted.get("execution", {})
     execution = Execution(**{f.name: before[f.name] for f in fields(Execution) if f.name in before})
     return tyro.cli(Resumption, default=Resumption(uri, execution=execution, **known))
@@ -160,9 +165,10 @@ def main(options: Options, stages: dict[str, Stage]) -> None:
     """Train as the options say, or print what would be done."""
     console.verbosity(options.verbose)
     storage = cluster.lasting(options.storage, "--storage")
-    if options.local and (options.workers != 1 or options.gpu):
+    if options.local and (options.workers != 1 or options.min_workers is not None or options.gpu):
         raise UserError(
-            "--local trains in this one process, on its GPU where it has one; leave --workers and --gpu out"
+            "--local trains in this one process, on its GPU where it has one; leave --workers, --min-workers and --gpu "
+            "out"
         )
     plan = make_plan(options, stages)
     describe(plan, options, options.dry_run)
@@ -186,7 +192,7 @@ def resume(options: Resumption) -> None:
 def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local: bool) -> None:
     """Train, in this process or on Ray, and track it."""
     check_writable(storage)
-    check_space(storage, _CHECKPOINT_SPACE)
+    check_space(storage, space_needed(plan.build_network(fresh=False)))
     with (
         TrainingRun(plan, storage, _store(storage), _how(options)) as tracked,
         console.Progress(plan.total_steps, plan.name, "steps") as bar,
@@ -220,6 +226,7 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
                 feeders=options.feeders,
                 threads=options.threads,
                 execution=options.execution,
+                least=options.min_workers,
             )
         tracked.network(target)
     print(f"trained network: {target}")

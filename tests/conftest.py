@@ -64,7 +64,7 @@ def golden() -> Callable[[str], Any]:
     return read
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build_shards() -> Callable[..., ShardSet]:
     """Writes clips to a local folder or URI as one finished shard file and opens it."""
 
@@ -85,7 +85,13 @@ def build_shards() -> Callable[..., ShardSet]:
     return build
 
 
-def moving_square(name: str, seed: int) -> Clip:
+@pytest.fixture(scope="session")
+def moving_square() -> Callable[[str, int], Clip]:
+    """Makes a video of a square that moves, from a name and a seed."""
+    return _moving_square
+
+
+def _moving_square(name: str, seed: int) -> Clip:
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 120, (5, 48, 64, 3), dtype=np.uint8)
     masks = np.zeros((5, 48, 64), np.uint8)
@@ -99,9 +105,9 @@ def moving_square(name: str, seed: int) -> Clip:
 def make_plan(tmp_path: Path, build_shards: Callable) -> Callable[..., TrainingPlan]:
     """A plan of two stages of a few steps on small shards."""
     uri = tmp_path / "shards"
-    build_shards(uri, [moving_square(f"v{i}", i) for i in range(4)], kind="bl30k")
+    build_shards(uri, [_moving_square(f"v{i}", i) for i in range(4)], kind="bl30k")
     videos = tmp_path / "videos"
-    build_shards(videos, [moving_square(f"w{i}", i + 9) for i in range(3)], kind="videos")
+    build_shards(videos, [_moving_square(f"w{i}", i + 9) for i in range(3)], kind="videos")
 
     def make(name: str = "run", steps: int = 4, **changes: object) -> TrainingPlan:
         stages = []

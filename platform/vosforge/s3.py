@@ -1,9 +1,10 @@
-"""What pyarrow's file system leaves open on S3: credentials of every kind, and uploads that nobody finished."""
+"""What pyarrow's file system leaves open on S3: credentials of all kinds, patience, uploads that nobody finished."""
 
 from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from vosforge.errors import UserError
 
 _ATTEMPTS = 4
+# With pauses that double up to 20 s, about half a minute of refusals; a run loses more than that where it gives up.
+_PATIENT_ATTEMPTS = 7
 # Temporary credentials are asked for again after a while.
 _SECONDS = 600
 
@@ -50,16 +53,44 @@ def _file_system(period: int, variables: tuple[tuple[str, str], ...]) -> pyarrow
     except BotoCoreError as error:
         raise UserError(f"S3 credentials: {error}; see `aws configure`") from error
     known = {"access_key": keys.access_key, "secret_key": keys.secret_key, "session_token": keys.token} if keys else {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return pyarrow.fs.S3FileSystem(
         **{name: value for name, value in known.items() if value},
         anonymous=False,
         region=session.region_name,
-        endpoint_override=endpoint,
+        endpoint_override=_endpoint(),
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         connect_timeout=10,
         request_timeout=60,
     )
+
+
+class PatientFileSystem(pyarrow.fs.S3FileSystem):
+    """pyarrow's file system that rides out half a minute of refusals, in whatever process it is unpickled.
+
+    pyarrow's own forgets when it is pickled how often to try, and then gives up after about a second.
+    """
+
+    def __reduce__(self) -> tuple[Callable[..., PatientFileSystem], tuple[str, str | None]]:
+        return patient_file_system, (self.region, _endpoint())
+
+
+def patient_file_system(region: str | None = None, endpoint: str | None = None) -> PatientFileSystem:
+    """A file system for runs that last: credentials are found, and found again, where each process runs.
+
+    Args:
+        region, endpoint: of the store; by default those of the usual variables and profiles.
+    """
+    return PatientFileSystem(
+        region=region or boto3.Session().region_name,
+        endpoint_override=_endpoint() or endpoint,
+        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_PATIENT_ATTEMPTS),
+        connect_timeout=10,
+        request_timeout=60,
+    )
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def abort_unfinished_uploads(uri: str, hours: float = 24) -> int:

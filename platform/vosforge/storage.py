@@ -25,6 +25,10 @@ _MOST_OPEN = 64
 _GAP = 16_384
 
 
+class Unavailable(UserError):
+    """A storage that still failed after some tries; later it may not."""
+
+
 def filesystem(uri: str | Path) -> tuple[pa.fs.FileSystem, str]:
     """The file system of a URI and the path inside it.
 
@@ -203,7 +207,7 @@ class RangeReader:
 
         Raises:
             OSError: when it is missing.
-            UserError: when it cannot be read after some tries.
+            Unavailable: when it cannot be read after some tries.
             EOFError: when it has another size, or ends before a range does.
         """
         found = [b""] * len(ranges)
@@ -266,6 +270,13 @@ def delete(uri: str | Path) -> None:
     _retried(remove, uri)
 
 
+def delete_folder(uri: str | Path) -> None:
+    """Delete a directory with all that is in it, as far as the storage lets one."""
+    fs, path = filesystem(uri)
+    with contextlib.suppress(OSError):
+        fs.delete_dir(path)
+
+
 def sha256(uri: str | Path) -> str:
     """Hex digest of a file's bytes."""
     fs, path = filesystem(uri)
@@ -326,8 +337,10 @@ def check_space(uri: str | Path, needed: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
+        unit, size = ("GB", 1e9) if needed >= 1e8 else ("MB", 1e6)
         raise UserError(
-            f"{uri}: {needed / 1e9:.1f} GB of disk needed, {free / 1e9:.1f} GB free; free some or choose another disk"
+            f"{uri}: {needed / size:.1f} {unit} of disk needed, {free / size:.1f} {unit} free; free some or choose "
+            "another disk"
         )
 
 
@@ -351,7 +364,7 @@ def _retried(action: Callable[[], Result], uri: str | Path) -> Result:
     """Run a storage action; transient errors are tried again with growing pauses.
 
     Raises:
-        UserError: naming the place, when it still fails; what says that a file is not there is raised as it is.
+        Unavailable: naming the place, when it still fails; what says that a file is not there is raised as it is.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -361,6 +374,6 @@ def _retried(action: Callable[[], Result], uri: str | Path) -> Result:
         except OSError as error:
             if attempt == _ATTEMPTS - 1:
                 told = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"{uri}: the storage fails after {_ATTEMPTS} tries ({told})") from error
+                raise Unavailable(f"{uri}: the storage fails after {_ATTEMPTS} tries ({told})") from error
             time.sleep(0.2 * 2**attempt)
     raise AssertionError("unreachable")

@@ -17,9 +17,10 @@ from ray.train.v2._internal.constants import HEALTH_CHECK_INTERVAL_S_ENV_VAR
 from ray.util.queue import Queue
 
 from vosforge.errors import UserError
-from vosforge.training import on_ray
+from vosforge.training import on_ray, ray_hooks
 from vosforge.training.loop import Worker, fit_locally, local_feed, train
-from vosforge.training.on_ray import Listener, check_cluster, fit, ray_feed
+from vosforge.training.on_ray import check_cluster, fit, ray_feed
+from vosforge.training.ray_hooks import Listener, RayReporter
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -37,7 +38,7 @@ def test_ray_hears_of_checkpoints_alone(make_plan, monkeypatch, rank):
 
     monkeypatch.setattr(ray.train, "report", report)
     queue = SimpleNamespace(actor=SimpleNamespace(put_nowait=SimpleNamespace(remote=told.append)))
-    reporter = on_ray._RayReporter(queue, rank)
+    reporter = RayReporter(queue, rank, "run")
     train(plan, plan.build_network(), local_feed(plan, plan.samplers()), reporter, Worker())
     assert reported == [(step, rank == 0, f"step_{step:08d}") for step in (3, 4, 6, 8)]
     # A checkpoint's step is told twice: before it is kept, and by the loop.
@@ -63,7 +64,7 @@ def test_listener_that_fails_is_told_once_and_goes_on_listening(caplog):
         for news in range(5):
             queue.put(news)
     assert heard == list(range(5))
-    (said,) = [record.message for record in caplog.records if record.name == on_ray.__name__]
+    (said,) = [record.message for record in caplog.records if record.name == ray_hooks.__name__]
     assert said == "training goes on, but its progress is not told: OSError: no space left"
 
 
@@ -84,7 +85,7 @@ def test_what_the_cluster_cannot_hold_is_refused_at_once_with_what_is_there():
 
 def test_nodes_that_an_autoscaler_would_add_count(monkeypatch):
     monkeypatch.setattr(
-        type(on_ray.ray_state), "get_max_resources_from_cluster_config", lambda self: {"CPU": 640, "GPU": 8}
+        type(ray_hooks.ray_state), "get_max_resources_from_cluster_config", lambda self: {"CPU": 640, "GPU": 8}
     )
     check_cluster(8, use_gpu=True, cpus_per_worker=1)
     with pytest.raises(UserError, match="9 GPU workers asked, the cluster has 8 GPUs"):

@@ -21,7 +21,7 @@ from vosforge.training.batches import Batch, make_batch
 from vosforge.training.checkpoints import Position, load_checkpoint
 from vosforge.training.clip_order import stage_sampler
 from vosforge.training.curricula import Stage
-from vosforge.training.loop import fit_locally
+from vosforge.training.loop import fit_locally, local_feed, train
 from vosforge.training.losses import cross_entropy, quality_loss
 from vosforge.training.plan import claim_run
 from vosforge.training.steps import Diverged, Execution, Optimization
@@ -244,3 +244,26 @@ def test_curriculum_teaches_scores_that_tell_true_masks_from_corrupted_ones(buil
     assert true.mean() > 2 * empty.mean()
     assert (true > eroded).float().mean() > 0.75
     assert (true > empty).float().mean() > 0.75
+
+
+def test_notice_that_a_machine_goes_leads_to_one_checkpoint_more(make_plan, tmp_path):
+    plan = make_plan(steps=15)
+    plan = replace(plan, checkpoint_every=100, probe_clips=0)
+    asked, kept = [], []
+
+    class Reporter:
+        """Is told of a machine that goes when it is asked for the second time."""
+
+        def log(self, metrics):
+            self.step = metrics["step"]
+
+        def checkpoint(self, metrics, name, write):
+            kept.append(name)
+
+        def leaving(self):
+            asked.append(self.step + 1)
+            return len(asked) == 2
+
+    train(plan, plan.build_network(), local_feed(plan, plan.samplers()), Reporter())
+    assert asked == [10, 20, 30]
+    assert kept == ["step_00000015", "step_00000020", "step_00000030"]

@@ -61,6 +61,13 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def space_needed(network: MemoryNetwork) -> int:
+    """Bytes that a run's storage should have free: three checkpoints, each with all that an optimiser may keep."""
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    # Beside the weights themselves Adam's two moments, and a running average.
+    return 3 * 4 * weights
+
+
 def latest_whole(uri: str) -> str | None:
     """URI of a run's latest checkpoint whose files are all there in full; None when there is none."""
     for name in reversed([name for name in list_names(uri) if name.startswith("step_")]):

@@ -30,6 +30,9 @@ from vosforge.training.steps import Execution, Optimization, predict
 
 # Probe clips are numbered far beyond any clip that training reaches.
 _FIRST_PROBE_CLIP = 1 << 40
+# Workers wait for each other when they ask; so rarely, it costs under a millisecond a step, and a notice of half a
+# minute is heard in time where a step takes two seconds.
+_STEPS_BETWEEN_NOTICES = 10
 Feed = Callable[[int, int], Iterator[list[Clip]]]
 
 
@@ -41,6 +44,12 @@ class Reporter(Protocol):
 
     def checkpoint(self, metrics: dict[str, Any], name: str, write: Callable[[Path], None]) -> None:
         """A checkpoint is due, on every rank: `write` fills an empty folder."""
+
+    def leaving(self) -> bool:
+        """Whether it was announced, since this was asked last, that a machine of the run will go.
+
+        Asked on every rank after the same steps, and answered alike; a checkpoint follows.
+        """
 
 
 @dataclass(frozen=True)
@@ -135,15 +144,17 @@ def _train_stage(
         if done and optimization.average is not None:
             network.load_state_dict(optimization.average.state_dict())
         told = {}
-        if (before + step + 1) % plan.checkpoint_every == 0 or done:
+        reached = before + step + 1
+        leaving = reached % _STEPS_BETWEEN_NOTICES == 0 and reporter.leaving()
+        if reached % plan.checkpoint_every == 0 or done or leaving:
             if probe is not None:
                 metrics["probe_J"], picture = _probe(optimization.result, probe, stage)
                 told = {"preview": picture} if is_due(step + 1, stage.steps, plan.checkpoint_every) else {}
-            reached = Position(index + 1, 0) if done else Position(index, step + 1)
+            position = Position(index + 1, 0) if done else Position(index, step + 1)
             write = partial(
-                save_checkpoint, network=network, state=optimization.state(), position=reached, digest=plan.digest
+                save_checkpoint, network=network, state=optimization.state(), position=position, digest=plan.digest
             )
-            reporter.checkpoint(metrics, f"step_{before + step + 1:08d}", write)
+            reporter.checkpoint(metrics, f"step_{reached:08d}", write)
         if worker.rank == 0:
             reporter.log({**metrics, **told})
 
@@ -231,6 +242,10 @@ class LocalReporter:
         for old in checkpoints(self.folder):
             if old != target:
                 shutil.rmtree(old)
+
+    def leaving(self) -> bool:
+        """Never: nobody announces that this machine goes."""
+        return False
 
 
 def checkpoints(folder: Path) -> list[Path]:

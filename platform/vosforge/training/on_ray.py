@@ -1,4 +1,4 @@
-"""The training loop on Ray Train: the only file of training that knows Ray.
+"""The training loop on Ray Train: with `ray_hooks`, the only file of training that knows Ray.
 
 The loop is the bare one. Ray adds workers, their restart from the last registered checkpoint, and clips decoded on
 CPU workers anywhere in the cluster. Each worker streams its own slice of the clip order: a clip is a pure function
@@ -11,8 +11,6 @@ import contextlib
 import json
 import logging
 import os
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -22,25 +20,27 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray._private.state import state as ray_state
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from vosforge.clip import Clip
 from vosforge.data.streams import run_workers
-from vosforge.errors import UserError, find_user_error
+from vosforge.errors import UserError
 from vosforge.storage import absolute, delete, exists, filesystem, join, read_bytes, upload_file
 from vosforge.training.checkpoints import NETWORK_FILE, Damaged, latest_whole
 from vosforge.training.clip_order import clip_loader, clip_numbers
 from vosforge.training.loop import Feed, Worker, train
 from vosforge.training.plan import TrainingPlan, begun_execution, claim_run, note_execution
-from vosforge.training.steps import Diverged, Execution
+from vosforge.training.ray_hooks import EqualShares, FinalErrors, Listener, RayReporter, final_error, resources, room
+from vosforge.training.steps import Execution
 
 # The controller looks for reports this often; at Ray's default of 2 s every checkpoint would cost as much.
 _POLL_SECONDS = "0.2"
 _STEPS_PER_BLOCK = 4
 _ABORT_SECONDS = 20.0
+# A node that came back waits so long for its worker; Ray's default is a minute.
+_RESIZE_SECONDS = 5.0
 # Ray Train's list of a run's registered checkpoints.
 _SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 _LOGGER = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def fit(
     feeders: int = 1,
     threads: int | None = None,
     execution: Execution | None = None,
+    least: int | None = None,
 ) -> str:
     """Train on Ray; a run of the same name and plan goes on from its last registered checkpoint.
 
@@ -69,58 +70,82 @@ def fit(
         feeders: most decoding tasks at a time, per worker; each reserves one CPU.
         threads: torch's threads in each worker; None leaves its default.
         execution: how steps are computed.
+        least: fewest workers to go on with while nodes are gone; all by default.
 
     Returns:
         URI of the trained network's file.
 
     Raises:
         UserError: when the cluster is too small, the batch cannot be shared, the run's name is taken by another
-            plan, or training diverges.
+            plan, training diverges, data cannot be read, or the storage takes no checkpoint.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
+    least = workers if least is None else least
     for stage in plan.stages:
         clip_numbers(0, stage.batch, 0, workers)
     plan.samplers()
     target = join(storage, plan.name, NETWORK_FILE)
     finished = exists(target)
     if not finished:
-        check_cluster(workers, use_gpu, cpus_per_worker, feeders)
+        check_cluster(workers, use_gpu, cpus_per_worker, feeders, least)
     claim_run(storage, plan, "ray")
     if finished:
         # Ray would start all workers again, to do nothing.
         return target
     execution = begun_execution(storage, plan.name, execution or Execution(), workers)
-    settings = {"workers": workers, "gpu": use_gpu, "feeders": feeders, "threads": threads}
-    note_execution(storage, plan.name, {**settings, "execution": asdict(execution)})
+    settings = {"workers": workers, "min_workers": least if least < workers else None}
+    settings |= {"gpu": use_gpu, "feeders": feeders, "threads": threads, "execution": asdict(execution)}
+    note_execution(storage, plan.name, settings)
     queue = Queue(actor_options={"num_cpus": 0})
+    run = join(absolute(storage), plan.name)
     trainer = _Trainer(
         _worker,
         train_loop_config={
             "plan": plan,
             "queue": queue,
+            "run": run,
             "feeders": feeders,
             "threads": threads,
             "execution": execution,
-            "unregistered": _drop_torn_snapshot(join(absolute(storage), plan.name)),
+            "unregistered": _drop_torn_snapshot(run),
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)}
-        ),
+        scaling_config=_scaling_config(workers, least, use_gpu, cpus_per_worker),
         run_config=_run_config(plan.name, storage),
     )
-    with Listener(queue, on_progress):
+    needs = {"CPU": cpus_per_worker + feeders, "GPU": int(use_gpu)}
+    if least < workers:
+        trainer.scaling = EqualShares(trainer.scaling_config, _counts(plan, execution, workers, least), needs)
+    with Listener(queue, on_progress, partial(_tell_waiting, plan.name, least, needs)):
         try:
             result = trainer.fit()
         except KeyboardInterrupt:
             trainer.abort()
             raise
         except TrainingFailedError as error:
-            raise find_user_error(error) or error from None
-    if result.return_value and "refused" in result.return_value:
-        raise UserError(f"run {plan.name}: {result.return_value['refused']}")
+            raise final_error(run, error) from None
     _copy_network(result.checkpoint, target)
     return target
+
+
+def _counts(plan: TrainingPlan, execution: Execution, workers: int, least: int) -> list[int]:
+    """Numbers of workers that compute the same: all take equal parts of each batch, and whole shares."""
+    numbers = [stage.batch for stage in plan.stages]
+    if all(number % execution.shares == 0 for number in numbers):
+        numbers = [*numbers, execution.shares]
+    fit = [n for n in range(least, workers) if all(number % n == 0 for number in numbers)]
+    return [*fit, workers]
+
+
+def _tell_waiting(name: str, least: int, needs: dict[str, float]) -> None:
+    """Say what a run waits for, where the cluster lost what it needs."""
+    found = room(needs, ray.cluster_resources())
+    if found < least:
+        _LOGGER.warning(
+            "run %s waits: it needs %d workers of %g CPUs and %g GPUs, the cluster has room for %d; add nodes, or stop "
+            "it and go on with fewer --workers",
+            *(name, least, needs["CPU"], needs["GPU"], found),
+        )
 
 
 def _drop_torn_snapshot(run: str) -> str | None:
@@ -149,19 +174,46 @@ def _drop_torn_snapshot(run: str) -> str | None:
 
 
 def _run_config(name: str, storage: str) -> RunConfig:
-    """Where a run is kept: a restart is tried three times, the two latest checkpoints stay."""
+    """Where a run is kept: a restart is tried three times, after announced losses any number; two checkpoints stay."""
+    path, files = absolute(storage), None
+    if path.startswith("s3://"):
+        from vosforge import s3
+
+        path, files = "/".join(s3.split(path)).rstrip("/"), s3.patient_file_system()
     return RunConfig(
         name=name,
-        storage_path=absolute(storage),
-        failure_config=FailureConfig(max_failures=3),
+        storage_path=path,
+        storage_filesystem=files,
+        failure_config=FailureConfig(max_failures=3, max_preemption_failures=-1),
         checkpoint_config=CheckpointConfig(num_to_keep=2),
     )
 
 
-class _Trainer(TorchTrainer):
-    """Ray's trainer, but Ctrl-C is a KeyboardInterrupt; Ray's own handler ends the process with status 0."""
+def _scaling_config(workers: int, least: int, use_gpu: bool, cpus_per_worker: float) -> ScalingConfig:
+    """Workers that may become fewer are spread, so that a lost node takes few of them; else packed near each other."""
+    return ScalingConfig(
+        num_workers=(least, workers) if least < workers else workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)},
+        placement_strategy="SPREAD" if least < workers else "PACK",
+        elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
+    )
 
+
+class _Trainer(TorchTrainer):
+    """Ray's trainer, with policies of ours, and Ctrl-C is a KeyboardInterrupt; Ray's handler ends with status 0.
+
+    Attributes:
+        scaling: in what numbers workers are started; None for always the same.
+    """
+
+    scaling: EqualShares | None = None
     _controller: Any = None
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        settings["failure_policy"] = FinalErrors(self.run_config.failure_config)
+        settings["scaling_policy"] = self.scaling or settings["scaling_policy"]
+        return super()._initialize_and_run_controller(**settings)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
@@ -173,7 +225,9 @@ class _Trainer(TorchTrainer):
                 ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
 
 
-def check_cluster(workers: int, use_gpu: bool, cpus_per_worker: float, feeders: int = 1) -> None:
+def check_cluster(
+    workers: int, use_gpu: bool, cpus_per_worker: float, feeders: int = 1, least: int | None = None
+) -> None:
     """Refuse at once what the cluster cannot hold, instead of waiting silently.
 
     Every worker's clips are decoded by processes of its own. A worker whose decoders find no CPU would wait for ever,
@@ -182,31 +236,27 @@ def check_cluster(workers: int, use_gpu: bool, cpus_per_worker: float, feeders: 
     Raises:
         UserError: with what is asked and what is there, or could be added by an autoscaler.
     """
+    least = workers if least is None else least
     if min(workers, feeders) < 1:
         raise UserError(f"workers and feeders must be at least 1, found {workers} and {feeders}")
-    there = _resources()
+    if not 1 <= least <= workers:
+        raise UserError(f"--min-workers must be from 1 to --workers ({workers}), found {least}")
+    there = resources()
     cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
-    if use_gpu and workers > gpus:
-        raise UserError(f"{workers} GPU workers asked, the cluster has {gpus:g} GPUs; lower --workers")
-    if workers * (cpus_per_worker + feeders) > cpus:
+    if use_gpu and least > gpus:
+        raise UserError(f"{least} GPU workers asked, the cluster has {gpus:g} GPUs; lower --workers")
+    if least * (cpus_per_worker + feeders) > cpus:
         raise UserError(
-            f"{workers} workers with {cpus_per_worker:g} CPUs each and {feeders} for decoding its clips asked, "
+            f"{least} workers with {cpus_per_worker:g} CPUs each and {feeders} for decoding its clips asked, "
             f"the cluster has {cpus:g} CPUs; lower --workers or --feeders"
         )
     free = ray.available_resources()
-    if workers * (cpus_per_worker + feeders) > free.get("CPU", 0) or workers * use_gpu > free.get("GPU", 0):
+    if least * (cpus_per_worker + feeders) > free.get("CPU", 0) or least * use_gpu > free.get("GPU", 0):
         told = " and ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
         _LOGGER.warning("the cluster is busy: %s are free; training starts when enough are", told)
 
 
-def _resources() -> dict[str, float]:
-    """What the cluster has, and what its autoscaler may add, for which Ray has no public question."""
-    there = ray.cluster_resources()
-    most = ray_state.get_max_resources_from_cluster_config() or {}
-    return there | {name: max(amount, there.get(name, 0)) for name, amount in most.items()}
-
-
-def _worker(config: dict[str, Any]) -> dict[str, Any]:
+def _worker(config: dict[str, Any]) -> None:
     """What runs in each of Ray Train's workers."""
     plan: TrainingPlan = config["plan"]
     context = ray.train.get_context()
@@ -216,23 +266,18 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     worker = Worker(context.get_world_rank(), context.get_world_size(), device, config["execution"])
     wrap = prepare_model if worker.world > 1 else (lambda network: network.to(device))
     feed = ray_feed(plan, worker, config["feeders"])
-    reporter = _RayReporter(config["queue"], worker.rank)
+    reporter = RayReporter(config["queue"], worker.rank, config["run"])
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None and config["unregistered"]:
         checkpoint = _checkpoint_at(config["unregistered"])
-    try:
-        if checkpoint is None:
-            train(plan, plan.build_network(), feed, reporter, worker, wrap)
-        else:
-            with checkpoint.as_directory() as folder:
-                train(plan, plan.build_network(fresh=False), feed, reporter, worker, wrap, resume=Path(folder))
-    except Diverged as error:
-        # Every worker diverges at the same step, and would again: returning ends the run without a restart.
-        return {"refused": str(error)}
-    except Damaged as error:
-        # So it is with a checkpoint, which all read before anything else.
-        return {"refused": str(error).replace(folder, _uri(checkpoint))}
-    return {}
+    if checkpoint is None:
+        train(plan, plan.build_network(), feed, reporter, worker, wrap)
+        return
+    with checkpoint.as_directory() as folder:
+        try:
+            train(plan, plan.build_network(fresh=False), feed, reporter, worker, wrap, resume=Path(folder))
+        except Damaged as error:
+            raise Damaged(str(error).replace(folder, _uri(checkpoint))) from error
 
 
 def _checkpoint_at(uri: str) -> ray.train.Checkpoint:
@@ -244,70 +289,6 @@ def _uri(checkpoint: ray.train.Checkpoint) -> str:
     """Where a checkpoint lies; Ray leaves the scheme out."""
     kind = checkpoint.filesystem.type_name
     return checkpoint.path if kind == "local" else f"{kind}://{checkpoint.path}"
-
-
-class _RayReporter:
-    """Sends metrics to the driver's queue, and checkpoints to Ray Train."""
-
-    def __init__(self, queue: Queue, rank: int):
-        self.queue, self.rank = queue, rank
-
-    def log(self, metrics: dict[str, Any]) -> None:
-        self.queue.actor.put_nowait.remote(metrics)
-
-    def checkpoint(self, metrics: dict[str, Any], name: str, write: Callable[[Path], None]) -> None:
-        # Ray keeps them in a JSON file; pictures go to the driver alone.
-        metrics = {key: value for key, value in metrics.items() if isinstance(value, (int, float, str))}
-        if self.rank:
-            ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
-            return
-        # Told before it is kept, and again by the loop: a run that goes on from here does not compute this step again.
-        self.log(metrics)
-        with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
-
-
-class Listener:
-    """Hands what rank 0 says to a function of the driver, on a thread.
-
-    What that function raises costs its news, never the training; it is logged once.
-    """
-
-    def __init__(self, queue: Queue, on_progress: Callable[[dict[str, Any]], None]):
-        self.queue, self.on_progress = queue, on_progress
-        self._over = threading.Event()
-        self._complained = False
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-
-    def _listen(self) -> None:
-        while True:
-            over = self._over.is_set()
-            try:
-                news = self.queue.get(timeout=0.2)
-            except Empty:
-                if over:
-                    return
-                continue
-            except ray.exceptions.RayError:
-                return
-            try:
-                self.on_progress(news)
-            except Exception as error:
-                if not self._complained:
-                    told = f"{type(error).__name__}: {error}".splitlines()[0]
-                    _LOGGER.warning("training goes on, but its progress is not told: %s", told)
-                self._complained = True
-
-    def __enter__(self) -> Listener:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(timeout=10)
-        self.queue.shutdown(force=True)
 
 
 def ray_feed(plan: TrainingPlan, worker: Worker, feeders: int) -> Feed:

@@ -111,8 +111,10 @@ class ShardSet:
         try:
             found = self.reader.read(join(self.uri, video.file), ranges.tolist(), self._sizes[video.file])
         except (OSError, EOFError, KeyError) as error:
+            asked = ", ".join(video.frame_ids[t] for t in frames[:3]) + (" ..." if len(frames) > 3 else "")
             raise UserError(
-                f"{self._name(video)}: the shard cannot be read ({error}); check it with datasets/check.py"
+                f"{self._name(video)}: the shard cannot be read at frames {asked} ({error}); check it with "
+                "datasets/check.py"
             ) from error
         return [found[c * len(frames) : (c + 1) * len(frames)] for c in range(len(columns))]
 
