@@ -33,7 +33,7 @@ from vosforge.errors import UserError, find_user_error
 from vosforge.storage import absolute, delete, exists, filesystem, join, read_bytes, upload_file
 from vosforge.training.checkpoints import NETWORK_FILE, Damaged, latest_whole
 from vosforge.training.clip_order import clip_loader, clip_numbers
-from vosforge.training.loop import Feed, Worker, train
+from vosforge.training.loop import Examine, Feed, Worker, train
 from vosforge.training.plan import TrainingPlan, begun_execution, claim_run, note_execution
 from vosforge.training.steps import Diverged, Execution
 
@@ -56,6 +56,9 @@ def fit(
     feeders: int = 1,
     threads: int | None = None,
     execution: Execution | None = None,
+    gpu_share: float = 1.0,
+    keep: int | None = 2,
+    examine: Examine = lambda network, step: {},
 ) -> str:
     """Train on Ray; a run of the same name and plan goes on from its last registered checkpoint.
 
@@ -64,11 +67,14 @@ def fit(
         storage: local folder or `s3://` URI of runs.
         on_progress: hears rank 0's metrics, in this process.
         workers: processes that share the global batch.
-        use_gpu: one GPU a worker.
+        use_gpu: one GPU a worker, or the share of one.
         cpus_per_worker: CPUs that a worker reserves.
         feeders: most decoding tasks at a time, per worker; each reserves one CPU.
         threads: torch's threads in each worker; None leaves its default.
         execution: how steps are computed.
+        gpu_share: of one GPU that a worker reserves; below 1 several runs share it.
+        keep: how many of the latest checkpoints stay; None keeps all.
+        examine: what else is told of a checkpoint.
 
     Returns:
         URI of the trained network's file.
@@ -84,7 +90,7 @@ def fit(
     target = join(storage, plan.name, NETWORK_FILE)
     finished = exists(target)
     if not finished:
-        check_cluster(workers, use_gpu, cpus_per_worker, feeders)
+        check_cluster(workers, use_gpu, cpus_per_worker, feeders, gpu_share)
     claim_run(storage, plan, "ray")
     if finished:
         # Ray would start all workers again, to do nothing.
@@ -102,12 +108,15 @@ def fit(
             "threads": threads,
             "execution": execution,
             "unregistered": _drop_torn_snapshot(join(absolute(storage), plan.name)),
+            "examine": examine,
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)}
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus_per_worker, "GPU": gpu_share * use_gpu},
         ),
-        run_config=_run_config(plan.name, storage),
+        run_config=_run_config(plan.name, storage, keep),
     )
     with Listener(queue, on_progress):
         try:
@@ -148,13 +157,13 @@ def _drop_torn_snapshot(run: str) -> str | None:
     return latest_whole(run)
 
 
-def _run_config(name: str, storage: str) -> RunConfig:
-    """Where a run is kept: a restart is tried three times, the two latest checkpoints stay."""
+def _run_config(name: str, storage: str, keep: int | None) -> RunConfig:
+    """Where a run is kept: a restart is tried three times, the latest checkpoints stay."""
     return RunConfig(
         name=name,
         storage_path=absolute(storage),
         failure_config=FailureConfig(max_failures=3),
-        checkpoint_config=CheckpointConfig(num_to_keep=2),
+        checkpoint_config=CheckpointConfig(num_to_keep=keep),
     )
 
 
@@ -173,7 +182,9 @@ class _Trainer(TorchTrainer):
                 ray.get(self._controller.abort.remote(), timeout=_ABORT_SECONDS)
 
 
-def check_cluster(workers: int, use_gpu: bool, cpus_per_worker: float, feeders: int = 1) -> None:
+def check_cluster(
+    workers: int, use_gpu: bool, cpus_per_worker: float, feeders: int = 1, gpu_share: float = 1.0
+) -> None:
     """Refuse at once what the cluster cannot hold, instead of waiting silently.
 
     Every worker's clips are decoded by processes of its own. A worker whose decoders find no CPU would wait for ever,
@@ -186,15 +197,16 @@ def check_cluster(workers: int, use_gpu: bool, cpus_per_worker: float, feeders: 
         raise UserError(f"workers and feeders must be at least 1, found {workers} and {feeders}")
     there = _resources()
     cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
-    if use_gpu and workers > gpus:
-        raise UserError(f"{workers} GPU workers asked, the cluster has {gpus:g} GPUs; lower --workers")
+    if use_gpu and workers * gpu_share > gpus:
+        told = "" if gpu_share == 1 else f" with {gpu_share:g} of a GPU each"
+        raise UserError(f"{workers} GPU workers{told} asked, the cluster has {gpus:g} GPUs; lower --workers")
     if workers * (cpus_per_worker + feeders) > cpus:
         raise UserError(
             f"{workers} workers with {cpus_per_worker:g} CPUs each and {feeders} for decoding its clips asked, "
             f"the cluster has {cpus:g} CPUs; lower --workers or --feeders"
         )
     free = ray.available_resources()
-    if workers * (cpus_per_worker + feeders) > free.get("CPU", 0) or workers * use_gpu > free.get("GPU", 0):
+    if workers * (cpus_per_worker + feeders) > free.get("CPU", 0) or workers * gpu_share * use_gpu > free.get("GPU", 0):
         told = " and ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
         _LOGGER.warning("the cluster is busy: %s are free; training starts when enough are", told)
 
@@ -222,10 +234,11 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
         checkpoint = _checkpoint_at(config["unregistered"])
     try:
         if checkpoint is None:
-            train(plan, plan.build_network(), feed, reporter, worker, wrap)
+            train(plan, plan.build_network(), feed, reporter, worker, wrap, examine=config["examine"])
         else:
             with checkpoint.as_directory() as folder:
-                train(plan, plan.build_network(fresh=False), feed, reporter, worker, wrap, resume=Path(folder))
+                network = plan.build_network(fresh=False)
+                train(plan, network, feed, reporter, worker, wrap, Path(folder), config["examine"])
     except Diverged as error:
         # Every worker diverges at the same step, and would again: returning ends the run without a restart.
         return {"refused": str(error)}
