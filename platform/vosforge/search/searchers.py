@@ -15,7 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform
 
 from vosforge.errors import UserError
-from vosforge.search.space import identity, settle
+from vosforge.search.space import check_network, identity, settle, vary
 from vosforge.training.plan import TrainingPlan
 
 CHOICES = "choices"
@@ -41,13 +41,13 @@ class Sieve:
         try:
             settled = settle(self.plan, config)
             name = identity(self.plan, settled)
+            if name in self._seen:
+                raise UserError("tried before")
+            self._seen.add(name)
+            check_network(vary(self.plan, settled, self.plan.name))
         except UserError as error:
             self.refused.append((config, str(error)))
             return None
-        if name in self._seen:
-            self.refused.append((config, "tried before"))
-            return None
-        self._seen.add(name)
         return settled
 
 

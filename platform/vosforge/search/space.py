@@ -141,7 +141,7 @@ def _tuples(value: Any) -> Any:
 
 
 def settle(plan: TrainingPlan, config: dict[str, Any]) -> dict[str, Any]:
-    """The choices that make a difference, after everything that could refuse them before they cost anything.
+    """The choices that make a difference.
 
     Args:
         plan: that is varied.
@@ -151,8 +151,7 @@ def settle(plan: TrainingPlan, config: dict[str, Any]) -> dict[str, Any]:
         The config without choices that others leave without effect, as `top_k` beside `reader="dense"`.
 
     Raises:
-        UserError: for parts that do not go together, values that a stage or part cannot have, or parts that the
-            plan's initial network does not fit.
+        UserError: for parts that do not go together, or values that a stage or part cannot have.
     """
     if type(every := config.get(MEMORY_EVERY, 1)) is not int or every < 1:
         raise UserError(f"memory_every must be a whole number from 1, found {every!r}")
@@ -163,7 +162,6 @@ def settle(plan: TrainingPlan, config: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in config.items() if key not in known}
     varied = vary(plan, {**parts, **settings}, plan.name)
     kept = {key: value for key, value in settings.items() if not _is_idle(varied, key, chosen)}
-    _check_network(varied)
     return {**parts, **kept}
 
 
@@ -175,8 +173,12 @@ def _is_idle(plan: TrainingPlan, key: str, parts: Parts) -> bool:
     return idle is not None and all(idle(plan.stages[i], parts) for i in stages)
 
 
-def _check_network(plan: TrainingPlan) -> None:
-    """Build the network once, and fill it from the plan's initial file."""
+def check_network(plan: TrainingPlan) -> None:
+    """Build a plan's network once, and fill it from the initial file, where it has one on this machine.
+
+    Raises:
+        UserError: for a backbone that does not exist or suit, or a file that does not fit.
+    """
     network = plan.build_network(fresh=False)
     if plan.initial is not None and is_local(plan.initial):
         networks.load_weights(network, local_path(plan.initial))

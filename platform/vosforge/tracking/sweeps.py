@@ -34,7 +34,7 @@ class SweepRun:
         self._every = max(1, steps // _MOST_POINTS)
         self._run = Run(name, store, storage, unsent=join(storage, name, UNSENT_FILE))
         self._run.params({**settings, **{f"code.{key}": value for key, value in versions().items()}})
-        self._run.tags({"vosforge.kind": "sweep"})
+        self._run.tags({"vosforge.kind": "sweep", "vosforge.sweep": join(storage, name)})
 
     def progress(self, news: dict[str, Any]) -> None:
         """Hear what `run_sweep` tells of a trial."""
