@@ -179,8 +179,9 @@ def check_counts(counts: Sequence[int] | None, members: int) -> tuple[int, ...]:
     """
     if counts is None:
         return (1,) * members
-    if len(counts) != members or any(type(count) is not int or count < 1 for count in counts):
-        raise UserError(f"counts: expected a whole number from 1 for each of {members} members, found {list(counts)}")
+    whole = isinstance(counts, list | tuple) and all(type(count) is int and count > 0 for count in counts)
+    if not whole or len(counts) != members:
+        raise UserError(f"counts: expected a whole number from 1 for each of {members} members, found {counts}")
     return tuple(counts)
 
 
