@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -116,3 +117,40 @@ def test_population_based_training_goes_on_from_the_better_trials_weights(storag
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
     ended = [name for name in cloned if (storage / "sweep" / name / "network.safetensors").is_file()]
     assert ended, runs
+
+
+def trial_actors(process: subprocess.Popen[str]) -> list[int]:
+    """Processes of Tune's trials that a process started, at whatever distance."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            names[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+
+    def comes_from(pid: int) -> bool:
+        while pid in parents and pid != process.pid:
+            pid = parents[pid]
+        return pid == process.pid
+
+    return [pid for pid in parents if names[pid].startswith("ray::ImplicitFunc") and comes_from(pid)]
+
+
+@pytest.mark.timeout(600)
+def test_a_trial_whose_process_dies_fails_with_a_reason_and_the_others_go_on(storage):
+    process = start(storage, "none", 2)
+    under_way: set[str] = set()
+
+    def both_are_under_way(news: dict) -> bool:
+        if "loss" in news and news["stage"] == "videos":
+            under_way.add(news["trial"])
+        return len(under_way) == 2
+
+    told(process, both_are_under_way)
+    os.kill(trial_actors(process)[0], signal.SIGKILL)
+    found = told(process)[-1]["found"]
+    assert [trial["state"] for trial in found] == ["finished", "failed"]
+    assert found[1]["error"]
+    assert "\n" not in found[1]["error"]
+    assert found[0]["step"] == 48

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 import optuna
+from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
@@ -95,8 +92,9 @@ def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _bars(shares: dict[str, float], trials: int, metric: str) -> plt.Figure:
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.35 * len(shares)), layout="constrained")
+def _bars(shares: dict[str, float], trials: int, metric: str) -> Figure:
+    figure = Figure(figsize=(7, 1.2 + 0.35 * len(shares)), layout="constrained")
+    axes = figure.subplots()
     names = list(shares)[::-1]
     axes.barh(names, [shares[name] for name in names], color="tab:blue")
     axes.set_xlabel(f"share of the variance of {metric} over {trials} trials (fANOVA)")
@@ -104,12 +102,13 @@ def _bars(shares: dict[str, float], trials: int, metric: str) -> plt.Figure:
     return figure
 
 
-def _parallel(columns: dict[str, list[Any]], trials: list[dict[str, Any]], metric: str) -> plt.Figure:
+def _parallel(columns: dict[str, list[Any]], trials: list[dict[str, Any]], metric: str) -> Figure:
     """One axis a choice, the score last; one line a trial, coloured by score."""
     axes_of = {**columns, metric: [trial[metric] for trial in trials]}
-    figure, axes = plt.subplots(figsize=(1.5 + 1.7 * len(axes_of), 4.5), layout="constrained")
+    figure = Figure(figsize=(1.5 + 1.7 * len(axes_of), 4.5), layout="constrained")
+    axes = figure.subplots()
     scores = np.array(axes_of[metric])
-    colours = plt.get_cmap("viridis")((scores - scores.min()) / (np.ptp(scores) or 1))
+    colours = matplotlib.colormaps["viridis"]((scores - scores.min()) / (np.ptp(scores) or 1))
     heights = np.array([_heights(values) for values in axes_of.values()])
     for line, colour in zip(heights.T, colours, strict=True):
         axes.plot(range(len(axes_of)), line, color=colour, marker="o", markersize=4, alpha=0.85)
@@ -141,8 +140,7 @@ def _ticks(values: list[Any]) -> list[tuple[float, str]]:
     return [(height, _text(value)) for height, value in shown.items()]
 
 
-def _write(figure: plt.Figure, path: Path) -> Path:
+def _write(figure: Figure, path: Path) -> Path:
     with write_aside(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
-    plt.close(figure)
     return path

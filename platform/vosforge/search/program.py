@@ -18,6 +18,11 @@ from vosforge.tracking.sweeps import SweepRun
 from vosforge.training import curricula
 from vosforge.training.plan import TrainingPlan
 
+# Options that a sweep has under the same name.
+_SAME = (
+    "trials", "concurrency", "scheduler", "metric", "rungs", "reduction", "protocol", "short_side", "seed"
+)  # fmt: skip
+
 
 @dataclass
 class SweepOptions:
@@ -132,17 +137,9 @@ def make_sweep(network: str, options: SweepOptions, storage: str) -> Sweep:
         plan,
         options.validation,
         storage,
-        options.trials,
-        options.concurrency,
-        Resources(options.workers, options.cpus, options.gpus, options.feeders, options.threads),
-        options.scheduler,
-        options.search or ("random" if options.scheduler == "pbt" else "optuna"),
-        options.metric,
-        options.rungs,
-        options.reduction,
-        options.protocol,
-        options.short_side,
-        options.seed,
+        resources=Resources(options.workers, options.cpus, options.gpus, options.feeders, options.threads),
+        search=options.search or ("random" if options.scheduler == "pbt" else "optuna"),
+        **{key: getattr(options, key) for key in _SAME},
     )
 
 

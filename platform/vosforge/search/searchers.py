@@ -15,10 +15,9 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform
 
 from vosforge.errors import UserError
-from vosforge.search.space import check_network, identity, settle, vary
+from vosforge.search.space import CHOICES, check_network, identity, settle, vary
 from vosforge.training.plan import TrainingPlan
 
-CHOICES = "choices"
 # Points of a range in a grid, and configurations looked at for each trial before the space counts as used up.
 _GRID_POINTS = 3
 _TRIES = 50

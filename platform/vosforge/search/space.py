@@ -15,6 +15,8 @@ from vosforge.storage import canonical, is_local, local_path
 from vosforge.training.plan import TrainingPlan
 from vosforge.training.stages import Stage
 
+CHOICES = "choices"
+"""Under which Ray Tune's configuration of a trial has its choices."""
 MEMORY_EVERY = "memory_every"
 TIMES, LAST = "times", "last"
 # What identifies a stage, decides what it is mixed from, or moves the steps at which trials are compared.

@@ -21,17 +21,15 @@ from vosforge.errors import UserError, find_user_error
 from vosforge.evaluation.protocols import check_protocol
 from vosforge.evaluation.truth import Truth
 from vosforge.search.examining import METRICS, RUNGS, rungs_of
+from vosforge.search.members import NETWORK_FILE, RESULTS_FILE, SWEEP_FILE
 from vosforge.search.searchers import Sieve, SiftedOptuna, bounds, described, is_discrete, listed, quiet
-from vosforge.search.space import check_space, is_setting
+from vosforge.search.space import CHOICES, check_space, is_setting
 from vosforge.search.splits import split
-from vosforge.search.trials import CHOICES, Sweep, network_of, run_trial
+from vosforge.search.trials import Sweep, network_of, run_trial
 from vosforge.search.warm_starts import shared_stages
 from vosforge.storage import absolute, claim, exists, is_local, join, read_bytes, upload_file, write_bytes
 from vosforge.training.on_ray import Listener, check_cluster
 
-RESULTS_FILE = "trials.json"
-SWEEP_FILE = "sweep.json"
-BEST_FILE = "network.safetensors"
 SCHEDULERS = ("asha", "pbt", "none")
 SEARCHES = ("optuna", "random", "grid")
 # A sweep that is killed forgets at most what happened since.
@@ -87,7 +85,7 @@ def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] =
         raise KeyboardInterrupt
     if all(trial["state"] == "failed" for trial in found):
         raise UserError(f"sweep {sweep.name}: all {len(found)} trials failed; the first: {found[0]['error']}")
-    upload_file(found[0]["network"], join(sweep.folder, BEST_FILE))
+    upload_file(found[0]["network"], join(sweep.folder, NETWORK_FILE))
     write_bytes(results, json.dumps(found, indent=1).encode())
     return found
 
@@ -261,6 +259,3 @@ def _claim(sweep: Sweep, space: Space) -> None:
         "validation": {"uri": sweep.validation, "digest": shards.digest},
     }
     claim(join(sweep.folder, SWEEP_FILE), content, f"sweep {sweep.name} in {sweep.storage}")
-
-
-__all__ = ["BEST_FILE", "RESULTS_FILE", "SWEEP_FILE", "Sweep", "run_sweep"]

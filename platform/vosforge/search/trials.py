@@ -23,14 +23,13 @@ from ray.util.queue import Queue
 
 from vosforge.data.shards import ShardSet
 from vosforge.search.examining import METRIC, METRICS, RUNGS, Examination, check_scores, rungs_of
-from vosforge.search.space import MEMORY_EVERY, vary
+from vosforge.search.space import CHOICES, MEMORY_EVERY, vary
 from vosforge.search.warm_starts import WarmStart, warm_start
 from vosforge.storage import absolute, join, local_path
 from vosforge.training.checkpoints import adopt, latest_whole
 from vosforge.training.on_ray import fit
 from vosforge.training.plan import TrainingPlan
 
-CHOICES = "choices"
 _POINTER_FILE = "pointer.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
 Tell = Callable[[dict[str, Any]], None]
@@ -121,6 +120,10 @@ class Sweep:
         steps, every = -(-self.plan.total_steps // parts), self.plan.checkpoint_every
         return steps if steps < every else -(-steps // every) * every
 
+    def examination(self, scores: str, rungs: tuple[int, ...], memory_every: int) -> Examination:
+        """What scores a run at some steps, and writes into a folder."""
+        return Examination(self.validation, scores, rungs, memory_every, self.protocol, self.short_side)
+
     @property
     def digest(self) -> str:
         """Of how trials are scored."""
@@ -138,48 +141,48 @@ def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
 
     given = _given_pointer()
     plan = vary(sweep.plan, choices, f"{sweep.name}-{trial}")
-    every = choices.get(MEMORY_EVERY, 5)
     warm = None
     if given is None and sweep.shared_stages:
         warm = warm_start(plan, sweep.shared_stages, sweep.storage, partial(_train_shared, sweep=sweep, tell=tell))
     name, begin, reported = _continuation(plan, given, warm)
     plan = vary(sweep.plan, choices, name)
     run = join(sweep.folder, name)
-    report = partial(_report, plan=plan, tell=tell)
     adopted = adopt(begin, run, plan.digest) if begin and latest_whole(run) is None else None
+    saved = _saved(warm) if warm else (given or {}).get("saved", {})
+    report = partial(_report, plan=plan, tell=tell, saved=saved)
     if warm is not None:
         tell({"warm_start": warm.run, "step": warm.steps, "reused": warm.reused})
         for scores in rungs_of(_warm_scores(warm.run, sweep)):
             report(scores, warm.checkpoint)
-    training = _Training(plan, sweep, tell, every)
-    while not training.over:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        # The last rung is reported with the network, below: schedulers end a trial that has reached it.
-        for scores in rungs_of(join(run, RUNGS)):
-            if reported < scores["step"] < plan.total_steps and _is_kept(run, scores["step"]):
-                report(scores, _checkpoint(run, scores["step"]))
-                reported = scores["step"]
+    examine = sweep.examination(join(run, RUNGS), sweep.rung_steps, choices.get(MEMORY_EVERY, 5))
+    training = _Training(partial(_fit, plan, sweep.folder, sweep, tell, examine))
+    _report_rungs(training, run, reported, plan.total_steps, report)
     network = training.result()
     if adopted is not None and sweep.scheduler != "pbt":
         shutil.rmtree(adopted, ignore_errors=True)
     last = rungs_of(join(run, RUNGS))[-1]
-    extra = {"network": absolute(network), **(_saved(warm) if warm else {})}
-    report(last, _checkpoint(run, last["step"]), **extra)
+    report(last, _checkpoint(run, last["step"]), network=absolute(network))
+
+
+def _report_rungs(training: _Training, run: str, reported: int, total: int, report: Callable[..., None]) -> None:
+    """Report each rung while a run trains, but the last: it ends a trial, and is reported with the network."""
+    while not training.over:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for scores in rungs_of(join(run, RUNGS)):
+            if reported < scores["step"] < total and _is_kept(run, scores["step"]):
+                report(scores, _checkpoint(run, scores["step"]))
+                reported = scores["step"]
 
 
 class _Training:
     """A fit on Ray Train in a thread of its own, which dies with the trial."""
 
-    def __init__(self, plan: TrainingPlan, sweep: Sweep, tell: Tell, memory_every: int):
+    def __init__(self, train: Callable[[], str]):
         self._network, self._error = "", None
 
         def work() -> None:
             try:
-                scores = join(sweep.folder, plan.name, RUNGS)
-                examine = Examination(
-                    sweep.validation, scores, sweep.rung_steps, memory_every, sweep.protocol, sweep.short_side
-                )
-                self._network = _fit(plan, sweep.folder, sweep, tell, examine)
+                self._network = train()
             except BaseException as error:
                 self._error = error
 
@@ -215,9 +218,8 @@ def _fit(plan: TrainingPlan, storage: str, sweep: Sweep, tell: Tell, examine: Ex
 
 def _train_shared(part: TrainingPlan, storage: str, sweep: Sweep, tell: Tell) -> None:
     """Train leading stages to their end, and score them there, whatever `memory_every` a trial has chosen."""
-    scores = _warm_scores(join(storage, part.name), sweep)
-    ends = (part.total_steps,)
-    _fit(part, storage, sweep, tell, Examination(sweep.validation, scores, ends, 5, sweep.protocol, sweep.short_side))
+    examine = sweep.examination(_warm_scores(join(storage, part.name), sweep), (part.total_steps,), 5)
+    _fit(part, storage, sweep, tell, examine)
 
 
 def _warm_scores(run: str, sweep: Sweep) -> str:
@@ -259,7 +261,9 @@ def _is_kept(run: str, step: int) -> bool:
     return latest is not None and int(latest.rpartition("_")[2]) >= step
 
 
-def _report(scores: dict[str, Any], checkpoint: str, plan: TrainingPlan, tell: Tell, **extra: Any) -> None:
+def _report(
+    scores: dict[str, Any], checkpoint: str, plan: TrainingPlan, tell: Tell, saved: dict[str, Any], **extra: Any
+) -> None:
     """Tell Tune and the sweep what a rung gave, with a pointer to its checkpoint.
 
     Raises:
@@ -269,10 +273,10 @@ def _report(scores: dict[str, Any], checkpoint: str, plan: TrainingPlan, tell: T
     step = scores["step"]
     metrics = {name: scores[name] for name in METRICS}
     tell({"rung": step, **metrics})
-    pointer = {"run": plan.name, "checkpoint": checkpoint, "step": step, "plan": plan.digest}
+    pointer = {"run": plan.name, "checkpoint": checkpoint, "step": step, "plan": plan.digest, "saved": saved}
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / _POINTER_FILE).write_text(json.dumps(pointer))
-        told = {**metrics, "step": step, "run": plan.name, **extra}
+        told = {**metrics, "step": step, "run": plan.name, **saved, **extra}
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
