@@ -74,7 +74,7 @@ class Scale:
     trials: int = 3
 
 
-QUICK = Scale(clips_per_image=2, rendered=8, tested=3, steps=4, search_steps=3, trials=2)
+QUICK = Scale(clips_per_image=2, rendered=8, tested=4, steps=4, search_steps=3, trials=2)
 
 
 def main(
@@ -144,8 +144,7 @@ def chain(out: Path, data: Path | None, scale: Scale) -> list[Link]:
     """The links in order; all but four are commands."""
     o = shlex.quote(str(out))
     shards, tests, trained = f"{o}/shards", f"{o}/shards/test", f"{o}/runs/stm-nano/network.safetensors"
-    members = " ".join(f"member-{i}={o}/ensemble/member-{i}.safetensors" for i in range(scale.trials))
-    models = f"--model stm-nano={trained} {members} ensemble={o}/ensemble"
+    models = f"--model stm-nano={trained} best-trial={o}/runs/search/network.safetensors ensemble={o}/ensemble"
     small = "--frames 8 --height 128 --width 128"
     steps = f" --steps {scale.steps}" if scale.steps else ""
     real = "" if data is None else shlex.quote(str(data.resolve()))
@@ -172,9 +171,9 @@ def chain(out: Path, data: Path | None, scale: Scale) -> list[Link]:
              f"--data {shards}/pseudo-video {shards}/rendered --storage {o}/runs{steps}"),
         Link("search", f"{scale.trials} trials with Ray Tune, each from the trained network",
              f"tuning/stm.py --trials {scale.trials} --data {shards}/pseudo-video {shards}/rendered "
-             f"--validation {shards}/validation --initial {trained} --steps {scale.search_steps} "
+             f"--validation {shards}/validation --initial {trained} --steps {scale.search_steps} --scheduler none "
              f"--storage {o}/runs --name search"),
-        Link("ensemble", "the best trials as one model",
+        Link("ensemble", "trials that add to each other as one model",
              f"tuning/ensemble.py --sweeps {o}/runs/search --members {scale.trials} --out {o}/ensemble"),
         Link("evaluate", "J and F on held-out clips, beside baselines",
              f"jobs/evaluate.py --truth {tests}/photographs {tests}/rendered {models} --json {o}/evaluation.json"),

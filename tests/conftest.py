@@ -118,3 +118,19 @@ def make_plan(tmp_path: Path, build_shards: Callable) -> Callable[..., TrainingP
         return TrainingPlan(name=name, network="stm", size="nano", data=[str(uri), str(videos)], **settings)
 
     return make
+
+
+@pytest.fixture
+def moving() -> Callable[[str, int], Clip]:
+    """Makes a square that moves over noise, at 32x40 in four frames."""
+
+    def make(name: str, seed: int) -> Clip:
+        rng = np.random.default_rng(seed)
+        frames = rng.integers(0, 120, (4, 32, 40, 3), dtype=np.uint8)
+        masks = np.zeros((4, 32, 40), np.uint8)
+        for t in range(4):
+            area = np.s_[t, 8:22, 4 + 4 * t : 18 + 4 * t]
+            frames[area], masks[area] = 200 + seed, 1
+        return Clip(name, frames, masks)
+
+    return make

@@ -32,7 +32,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
 def test_every_link_leaves_its_result_and_the_report_tells_them(finished):
     out, printed = finished
     report = json.loads((out / "report.json").read_text())
-    methods = {"copy first mask", "DIS flow", "stm-nano", "member-0", "member-1", "ensemble"}
+    methods = {"copy first mask", "DIS flow", "stm-nano", "best-trial", "ensemble"}
     assert {name: set(scores) for name, scores in report["sets"].items()} == {
         "photographs": methods,
         "rendered": methods,

@@ -1,18 +1,15 @@
 """Search STM's hyperparameters and parts with Ray Tune.
 
-    python tuning/stm.py --trials 8 --data shards/bl30k --validation shards/validation \
-        --initial runs/stm-nano/network.safetensors
+    python tuning/stm.py --trials 6 --data shards/pseudo shards/rendered --validation shards/validation \
+        --stages images bl30k
 
-Copy this file to search another space: `SPACE` is in Ray Tune's own words, and each key is a field of a stage
-(learning_rate, weight_decay, batch, ...) or a part of the network (reader, top_k, backbone, ...).
+Copy this file to search another space. `SPACE` is in Ray Tune's own words, and each key is a setting of all stages
+(`learning_rate`, `sampling.crop`), of one (`videos.power`, or `last.power` whichever is last), a factor on what a
+stage has (`times.learning_rate`), a part of the network (`reader`, `backbone`), or `memory_every`, how often a frame is
+kept at test. The ranges suit nano.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 try:
     from vosforge import console
@@ -22,92 +19,18 @@ except ModuleNotFoundError:
 import tyro
 from ray import tune
 
-from vosforge import cluster
-from vosforge.evaluation.report import table
-from vosforge.search.trials import METRIC, Sweep, run_sweep
-from vosforge.storage import check_writable
-from vosforge.tracking import Run, default_store
-from vosforge.training import curricula
-from vosforge.training.plan import TrainingPlan
+from vosforge.search.program import SweepOptions, search
 
 SPACE = {
-    "learning_rate": tune.loguniform(5e-4, 4e-3),
-    "reader": tune.choice(["dense", "topk"]),
+    "reader": tune.choice(["dense", "topk", "kernel"]),  # 2.2; top-k and kernel are later readers
+    "memory_every": tune.choice([2, 3, 5]),  # 3.1, "every N frames"
+    "last.learning_rate": tune.loguniform(5e-4, 4e-3),
+    "last.power": tune.choice([0.0, 0.9]),
+    "last.warm_up": tune.choice([0, 20]),
+    "last.sampling.gaps": tune.choice([2, 3, 5]),
+    "last.loss.hardest": tune.choice([1.0, 0.4]),
+    "last.loss.hardest_between": tune.choice([(0.0, 0.5), (0.2, 0.7)]),
 }
 
-
-def main(
-    trials: int,
-    data: list[str],
-    validation: str,
-    stages: list[str] | None = None,
-    size: str = "nano",
-    steps: int | None = None,
-    initial: Path | None = None,
-    name: str = "stm-sweep",
-    storage: str = "runs",
-    concurrency: int = 2,
-    seed: int = 0,
-    verbose: bool = False,
-) -> None:
-    """Search STM's hyperparameters and parts.
-
-    Args:
-        trials: How many.
-        data: Shards to train on.
-        validation: Shards that score a trial.
-        stages: Stages that each trial trains; bl30k when left out.
-        size: nano, small or paper.
-        steps: Optimiser steps of every stage.
-        initial: Network file that all trials start from.
-        name: Of the sweep; the same command again finishes one that was stopped.
-        storage: Folder of runs.
-        concurrency: Trials at a time; each takes two CPUs.
-        seed: Of the search and of all training.
-        verbose: Show tracebacks and library messages.
-    """
-    console.verbosity(verbose)
-    storage = cluster.lasting(storage, "--storage")
-    chosen = curricula.stages("stm", size, stages or ["bl30k"])
-    plan = TrainingPlan(
-        name=name,
-        network="stm",
-        size=size,
-        stages=[stage if steps is None else replace(stage, steps=steps) for stage in chosen],
-        data=data,
-        seed=seed,
-        initial=str(initial) if initial else None,
-    )
-    check_writable(storage)
-    cluster.connect(verbose)
-    print(f"sweep {name}: {trials} trials of {plan.total_steps} steps, {concurrency} at a time", flush=True)
-    sweep = Sweep(name, plan, validation, storage, trials, concurrency, seed=seed)
-    with console.Progress(trials * plan.total_steps, name, "steps") as bar:
-        found = run_sweep(sweep, SPACE, partial(_show, bar, {}))
-    for trial in found:
-        _track(name, trial, storage)
-    print(table([_row(trial) for trial in found], ["trial", *SPACE, METRIC, "network"]))
-
-
-def _show(bar: console.Progress, steps: dict[str, int], news: dict[str, Any]) -> None:
-    """Count every trial's steps, and tell each trial's score when it is there."""
-    if METRIC in news:
-        bar.say(f"trial {news['trial']}: {METRIC} {news[METRIC]:.3f} with {news['config']}")
-    else:
-        steps[news["trial"]] = news["step"]
-        bar.update(sum(steps.values()), f"trial {news['trial']} loss {news['loss']:.3f} J {news['J']:.3f}")
-
-
-def _track(sweep: str, trial: dict[str, Any], storage: str) -> None:
-    with Run(f"{sweep}-{trial['trial']}", default_store(storage), storage) as run:
-        run.params(trial["config"])
-        run.tags({"vosforge.sweep": sweep, "vosforge.network": trial["network"] or trial["error"]})
-        run.metrics(0, {key: trial[key] for key in (METRIC, "J_mean", "F_mean")})
-
-
-def _row(trial: dict[str, Any]) -> dict[str, Any]:
-    return {**trial["config"], **trial, "network": trial["network"] or trial["error"]}
-
-
 if __name__ == "__main__":
-    console.run(lambda: tyro.cli(main))
+    console.run(lambda: print(search("stm", SPACE, tyro.cli(SweepOptions))))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from vosforge import networks
 from vosforge.errors import UserError
+from vosforge.networks import build, save
+from vosforge.networks.stacking import StackingNetwork
 from vosforge.propagation import Model, save_model
 from vosforge.propagation.model import model_digest
 
@@ -31,8 +35,18 @@ def folder(nano, tmp_path):
         ("{}", "members: expected file names, at least one, found none"),
         (json.dumps({**WHOLE, "members": []}), r"members: expected file names, at least one, found \[\]"),
         (json.dumps({**WHOLE, "members": [1]}), r"members: expected file names, at least one, found \[1\]"),
-        (json.dumps({**WHOLE, "memory_every": 0}), "memory_every: expected a whole number from 1, found 0"),
-        (json.dumps({**WHOLE, "memory_every": "5"}), "memory_every: expected a whole number from 1, found '5'"),
+        (
+            json.dumps({**WHOLE, "memory_every": 0}),
+            "memory_every: expected a whole number from 1, or one a member, found 0",
+        ),
+        (json.dumps({**WHOLE, "memory_every": [5, 5]}), r"memory_every: expected a whole .* found \[5, 5\]"),
+        (json.dumps({**WHOLE, "how": "best"}), "how: expected average, vote, stacking, found 'best'"),
+        (
+            json.dumps({**WHOLE, "counts": [0]}),
+            r"counts: expected a whole number from 1 for each of 1 members, found \[0",
+        ),
+        (json.dumps({**WHOLE, "counts": 2}), "counts: expected a whole number from 1 for each of 1 members, found 2"),
+        (json.dumps({**WHOLE, "memory_every": "5"}), "memory_every: expected a whole number from 1, or .* found '5'"),
         (json.dumps({"members": WHOLE["members"], "memory_every": 5}), "budget: expected a limit or null, found none"),
         (json.dumps({**WHOLE, "short_side": 8}), "short_side: expected pixels from 16 or null, found 8"),
         (json.dumps({**WHOLE, "budget": [1]}), r"budget: expected a limit or null, found \[1\]"),
@@ -65,3 +79,33 @@ def test_digest_follows_weights_and_settings_and_no_names(folder, nano, tmp_path
         model_digest(folder)
     with pytest.raises(UserError, match=r"expected a network's \.safetensors file or a folder with model\.json"):
         model_digest(tmp_path / "gone")
+
+
+def test_how_members_are_merged_travels_with_the_model(tmp_path):
+    members = []
+    for name, reader in (("a", "dense"), ("b", "topk")):
+        members.append(tmp_path / f"{name}.safetensors")
+        save(build("stm", "nano", reader=reader), members[-1])
+    plain = save_model(tmp_path / "plain", members, counts=[1, 1])
+    assert set(json.loads((plain / "model.json").read_text())) == {"members", "memory_every", "budget", "short_side"}
+    vote = Model.load(save_model(tmp_path / "vote", members, [3, 5], how="vote", counts=[2, 1]))
+    assert (vote.memory_every, vote.how, vote.counts) == ([3, 5], "vote", [2, 1])
+    assert vote.start().counts == (2, 1)
+    network = StackingNetwork(2)
+    folder = save_model(tmp_path / "stacked", members, how=network)
+    stacked = Model.load(folder)
+    assert all(torch.equal(a, b) for a, b in zip(stacked.how.parameters(), network.parameters(), strict=True))
+    digest = model_digest(folder)
+    with torch.no_grad():
+        network.correction.bias.fill_(1.0)
+    save_model(folder, members, how=network)
+    assert model_digest(folder) != digest
+    frame = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+    mask = np.zeros((32, 40), np.uint8)
+    mask[4:20, 4:20] = 1
+    segmenter = stacked.start()
+    segmenter.step(frame, mask)
+    assert segmenter.step(frame).shape == (2, 32, 40)
+    (folder / "stacking.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="expected a stacking network, found something else"):
+        Model.load(folder)

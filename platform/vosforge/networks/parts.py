@@ -210,6 +210,26 @@ def choose(parts: Parts, **chosen: Any) -> Parts:
     return result
 
 
+def effective(parts: Parts, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The choices without those that do nothing beside the others, as `top_k` beside `reader="dense"`.
+
+    Args:
+        parts: that are chosen from.
+        chosen: parts by name.
+
+    Raises:
+        UserError: for an unknown part or a value that it cannot have.
+    """
+    chosen = _valid(type(parts), chosen)
+    result, taken = replace(parts, **chosen), parts.taken()
+
+    def works(part: str) -> bool:
+        needs = [need for need in _NEEDS.get(part, ()) if need[0] in taken]
+        return all(getattr(result, other) in values for other, values in needs)
+
+    return {part: value for part, value in chosen.items() if works(part)}
+
+
 def restore(parts: Parts, saved: dict[str, Any]) -> Parts:
     """The parts that a file holds: what it leaves out is as in `parts`, and values without effect are no mistake.
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from vosforge.errors import UserError
+from vosforge.storage import write_aside
 
 # Probabilities below it count as it: their logarithm stays finite.
 _FLOOR = 1e-4
@@ -32,7 +37,7 @@ class StackingNetwork(nn.Module):
         super().__init__()
         if members < 1 or channels < 1:
             raise UserError(f"stacking needs at least one member and one channel, found {members} and {channels}")
-        self.members = members
+        self.members, self.channels = members, channels
         self.convs = nn.ModuleList(
             nn.Conv2d(width, channels, 3, padding=1) for width in (3 + 2 * members, channels, channels)
         )
@@ -66,3 +71,30 @@ class StackingNetwork(nn.Module):
             x = F.relu(conv(x))
         average = probabilities.mean(dim=1).clamp(min=_FLOOR).log()
         return average + self.correction(x).unflatten(0, (-1, classes))[:, :, 0]
+
+
+def save_stacking(network: StackingNetwork, path: str | Path) -> None:
+    """Write a stacking network into one safetensors file."""
+    metadata = {"members": str(network.members), "channels": str(network.channels)}
+    weights = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    with write_aside(path) as aside:
+        safetensors.torch.save_file(weights, aside, metadata=metadata)
+
+
+def load_stacking(path: str | Path) -> StackingNetwork:
+    """The stacking network that `save_stacking` wrote, in evaluation mode.
+
+    Raises:
+        UserError: when the file is missing or is something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file of a stacking network")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            network = StackingNetwork(int(metadata["members"]), int(metadata["channels"]))
+            network.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        told = str(error).splitlines()[0]
+        raise UserError(f"{path}: expected a stacking network, found something else ({told})") from error
+    return network.eval()

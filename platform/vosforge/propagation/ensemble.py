@@ -86,9 +86,11 @@ class Ensemble(Segmenter):
         augment: views that every member gets; None for the frame alone.
         how: "average" of probabilities; "vote", each member for its most probable object, ties by the average; or a
             stacking network for that many members (CAMN, 2.3).
+        counts: how often each member counts in averages and votes; None counts all once.
 
     Raises:
-        UserError: when there is no member, for an unknown way, or a stacking network for another number of members.
+        UserError: when there is no member, for an unknown way, a stacking network for another number of members, or
+            other counts than one whole number from 1 a member.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Ensemble(Segmenter):
         members: Sequence[Segmenter],
         augment: FlipAndScales | None = None,
         how: How | StackingNetwork = "average",
+        counts: Sequence[int] | None = None,
     ):
         if not members:
             raise UserError("an ensemble needs at least one member")
@@ -110,6 +113,7 @@ class Ensemble(Segmenter):
         elif how not in get_args(How):
             raise UserError(f"unknown way to merge {how!r}; valid: {', '.join(get_args(How))}, or a stacking network")
         self.how = how
+        self.counts = check_counts(counts, len(members))
         # Views of one member are averaged first: they are one opinion.
         self.members = [_merged(member, augment) for member in members]
 
@@ -121,12 +125,7 @@ class Ensemble(Segmenter):
             if not self.objects:
                 return found.mean(dim=0)
             return self.how(frame.float(), found[None].float())[0].softmax(dim=0)
-        average = found.mean(dim=0)
-        if self.how == "average":
-            return average
-        votes = F.one_hot(found.max(dim=1).indices, found.shape[1]).sum(dim=0).movedim(-1, 0)
-        # Averages are at most 1: they settle ties, and no majority.
-        return (votes + average) / (len(found) + 1)
+        return merge(found, self.how, self.counts)
 
     def memorise(self, frame: torch.Tensor, probabilities: torch.Tensor, given: Sequence[int]) -> None:
         """Hand the merged probabilities to every member."""
@@ -151,7 +150,39 @@ class Ensemble(Segmenter):
 
     def fresh(self) -> Ensemble:
         """An ensemble of fresh members."""
-        return Ensemble([member.fresh() for member in self.members], how=self.how)
+        return Ensemble([member.fresh() for member in self.members], how=self.how, counts=self.counts)
+
+
+def merge(found: torch.Tensor, how: How, counts: Sequence[int]) -> torch.Tensor:
+    """Members' probabilities `(M, ..., K + 1, H, W)`, whose classes are the third dimension from the end, as one.
+
+    Args:
+        found: in [0, 1].
+        how: "average" or "vote".
+        counts: how often each member counts.
+    """
+    total = sum(counts)
+    share = torch.tensor(counts, dtype=found.dtype, device=found.device).view(-1, *[1] * (found.ndim - 1))
+    average = (found * share).sum(dim=0) / total
+    if how == "average":
+        return average
+    own = F.one_hot(found.max(dim=-3).indices, found.shape[-3]).movedim(-1, -3)
+    # Averages are at most 1: they settle ties, and no majority.
+    return ((own * share).sum(dim=0) + average) / (total + 1)
+
+
+def check_counts(counts: Sequence[int] | None, members: int) -> tuple[int, ...]:
+    """The counts, 1 for each member where there are none.
+
+    Raises:
+        UserError: for others than one whole number from 1 a member.
+    """
+    if counts is None:
+        return (1,) * members
+    whole = isinstance(counts, list | tuple) and all(type(count) is int and count > 0 for count in counts)
+    if not whole or len(counts) != members:
+        raise UserError(f"counts: expected a whole number from 1 for each of {members} members, found {counts}")
+    return tuple(counts)
 
 
 def _merged(member: Segmenter, augment: FlipAndScales | None) -> Segmenter:

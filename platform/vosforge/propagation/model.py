@@ -12,7 +12,8 @@ from typing import Any
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.propagation.ensemble import Ensemble, FlipAndScales
+from vosforge.networks.stacking import StackingNetwork, load_stacking, save_stacking
+from vosforge.propagation.ensemble import Ensemble, FlipAndScales, How, check_counts
 from vosforge.propagation.memory import parse_budget
 from vosforge.propagation.propagator import Propagator
 from vosforge.propagation.refinement import Refined
@@ -23,6 +24,8 @@ from vosforge.storage import sha256, write_aside
 
 DESCRIPTION = "model.json"
 DEFAULT_BUDGET = 24
+_STACKING_FILE = "stacking.safetensors"
+_HOW = ("average", "vote", "stacking")
 BUNDLED = Path(__file__).parent.parent / "weights" / "stm-nano"
 """A small network that travels with the package, so that first masks need no training."""
 
@@ -32,17 +35,21 @@ class Model:
     """Networks with the settings they run under.
 
     Attributes:
-        members: one network, or several whose probabilities are averaged.
-        memory_every: every N-th frame stays in memory.
+        members: one network, or several whose probabilities are merged at every frame.
+        memory_every: every N-th frame stays in memory; one number for all members, or one for each.
         budget: most frames in memory; None keeps all.
         short_side: pixels to which frames are best reduced, near what the members learnt from; None keeps their size.
             Whoever feeds the segmenter does it.
+        how: members are merged: "average", "vote", or by a stacking network, as in `Ensemble`.
+        counts: how often each member counts; None counts all once.
     """
 
     members: list[MemoryNetwork]
-    memory_every: int = 5
+    memory_every: int | list[int] = 5
     budget: int | None = DEFAULT_BUDGET
     short_side: int | None = None
+    how: How | StackingNetwork = "average"
+    counts: list[int] | None = None
 
     def start(self, device: str = "cpu", settings: Settings = AS_SAVED) -> Segmenter:
         """A fresh segmenter for one video; the networks are shared, the memory is not.
@@ -51,15 +58,16 @@ class Model:
             UserError: when there is no such device here, or for settings that do not suit the networks.
         """
         every = self.memory_every if settings.memory_every is None else settings.memory_every
+        each = every if isinstance(every, list) else [every] * len(self.members)
         budget = self.budget if settings.budget is None else settings.budget
         segmenters = [
-            Propagator(network, every, budget, settings.precision, device, settings.eviction)
-            for network in self.members
+            Propagator(network, own, budget, settings.precision, device, settings.eviction)
+            for network, own in zip(self.members, each, strict=True)
         ]
         views = FlipAndScales(settings.flip, settings.scales)
         augment = None if views == FlipAndScales(flip=False) else views
         alone = len(segmenters) == 1 and augment is None
-        segmenter = segmenters[0] if alone else Ensemble(segmenters, augment)
+        segmenter = segmenters[0] if alone else Ensemble(segmenters, augment, self.how, self.counts)
         return Refined(segmenter) if settings.refine else segmenter
 
     @staticmethod
@@ -76,11 +84,14 @@ class Model:
         if not (path / DESCRIPTION).is_file():
             raise UserError(f"{path}: expected a network's .safetensors file or a folder with {DESCRIPTION}")
         description = _described(path / DESCRIPTION)
+        how = description.get("how", "average")
         return Model(
             [networks.load(path / name) for name in description["members"]],
             description["memory_every"],
             description["budget"],
             description.get("short_side"),
+            load_stacking(path / _STACKING_FILE) if how == "stacking" else how,
+            description.get("counts"),
         )
 
 
@@ -101,6 +112,8 @@ def model_digest(path: str | Path) -> str:
         # Describing it tells whether it is there.
         networks.describe(member)
     parts = [sha256(member) for member in members]
+    if description.get("how") == "stacking":
+        parts.append(sha256(path / _STACKING_FILE))
     whole = json.dumps({**description, "members": parts}, sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()
 
@@ -119,10 +132,12 @@ def _described(path: Path) -> dict[str, Any]:
     members, every = content.get("members"), content.get("memory_every")
     if not isinstance(members, list) or not members or not all(isinstance(name, str) for name in members):
         raise UserError(f"{path}: members: expected file names, at least one, found {_shown(content, 'members')}")
-    if type(every) is not int or every < 1:
-        raise UserError(
-            f"{path}: memory_every: expected a whole number from 1, found {_shown(content, 'memory_every')}"
-        )
+    each = every if isinstance(every, list) else [every] * len(members)
+    if len(each) != len(members) or any(type(own) is not int or own < 1 for own in each):
+        expected = "a whole number from 1, or one a member"
+        raise UserError(f"{path}: memory_every: expected {expected}, found {_shown(content, 'memory_every')}")
+    if content.get("how", "average") not in _HOW:
+        raise UserError(f"{path}: how: expected {', '.join(_HOW)}, found {_shown(content, 'how')}")
     side = content.get("short_side")
     if side is not None and (type(side) is not int or side < 16):
         raise UserError(f"{path}: short_side: expected pixels from 16 or null, found {_shown(content, 'short_side')}")
@@ -130,6 +145,7 @@ def _described(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: budget: expected a limit or null, found {_shown(content, 'budget')}")
     try:
         parse_budget(content["budget"])
+        check_counts(content.get("counts"), len(members))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return content
@@ -142,16 +158,18 @@ def _shown(content: dict[str, Any], field: str) -> str:
 def save_model(
     folder: str | Path,
     members: list[Path],
-    memory_every: int = 5,
+    memory_every: int | list[int] = 5,
     budget: int | None = DEFAULT_BUDGET,
     short_side: int | None = None,
+    how: How | StackingNetwork = "average",
+    counts: list[int] | None = None,
 ) -> Path:
     """Gather members' files into one folder; its description is written last.
 
     Args:
         folder: where to.
         members: network files, at least one.
-        memory_every, budget, short_side: how the members run.
+        memory_every, budget, short_side, how, counts: as in `Model`.
 
     Returns:
         The folder.
@@ -169,6 +187,13 @@ def save_model(
         with write_aside(folder / names[-1]) as aside:
             shutil.copyfile(member, aside)
     description = {"members": names, "memory_every": memory_every, "budget": budget, "short_side": short_side}
+    if isinstance(how, StackingNetwork):
+        save_stacking(how, folder / _STACKING_FILE)
+        description["how"] = "stacking"
+    elif how != "average":
+        description["how"] = how
+    if counts is not None and set(counts) != {1}:
+        description["counts"] = counts
     with write_aside(folder / DESCRIPTION) as aside:
         aside.write_text(json.dumps(description, indent=1))
     return folder

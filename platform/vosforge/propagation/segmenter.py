@@ -254,18 +254,45 @@ def segment_frame(
     Probabilities are enlarged bilinearly before the most probable object is taken. An object named in the mask is
     exactly what is given; others lose the pixels given to it.
     """
+    probabilities = step_reduced(segmenter, frame, mask, short_side)
+    return enlarged_labels(probabilities, segmenter.objects, frame.shape[:2], mask)
+
+
+def step_reduced(
+    segmenter: Segmenter, frame: np.ndarray, mask: np.ndarray | None = None, short_side: int | None = None
+) -> torch.Tensor:
+    """One step at a reduced size: `(H, W, 3)` uint8 -> `(K + 1, h, w)` probabilities at the size of the step.
+
+    Raises:
+        UserError: for a short side below 16.
+    """
     height, width = frame.shape[:2]
     if short_side is not None and short_side < 16:
         raise UserError(f"short side: expected at least 16 pixels, found {short_side}")
     if short_side is None or short_side >= min(height, width):
-        return segmenter.labels(segmenter.step(frame, mask))
+        return segmenter.step(frame, mask)
     factor = short_side / min(height, width)
     size = (round(width * factor), round(height * factor))
     reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    given = None if mask is None else _reduced(mask, size)
-    probabilities = segmenter.step(reduced, given)
-    enlarged = F.interpolate(probabilities[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
-    labels = segmenter.labels(enlarged)
+    return segmenter.step(reduced, None if mask is None else _reduced(mask, size))
+
+
+def enlarged_labels(
+    probabilities: torch.Tensor, objects: Sequence[int], size: tuple[int, int], mask: np.ndarray | None = None
+) -> np.ndarray:
+    """`(H, W)` uint8 ids of the most probable object at full size, from `(K + 1, h, w)` probabilities.
+
+    Args:
+        probabilities: background first, then `objects`.
+        objects: their ids, ascending.
+        size: (H, W).
+        mask: given at that frame, at full size; an object named in it is exactly what is given.
+    """
+    ids = np.array([0, *objects], np.uint8)
+    if tuple(probabilities.shape[-2:]) == tuple(size):
+        return ids[probabilities.max(dim=0).indices.cpu().numpy()]
+    enlarged = F.interpolate(probabilities[None].float(), tuple(size), mode="bilinear", align_corners=False)[0]
+    labels = ids[enlarged.max(dim=0).indices.cpu().numpy()]
     if mask is None:
         return labels
     # Enlarged, an object reaches a little beyond the mask that it was given.

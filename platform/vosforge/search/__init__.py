@@ -1,1 +1,1 @@
-"""Search: trials on Ray Tune, and the choice of an ensemble's members."""
+"""Search: sweeps of trials on Ray Tune, and ensembles of what they found."""

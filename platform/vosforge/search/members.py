@@ -1,4 +1,4 @@
-"""The choice of an ensemble's members."""
+"""Candidates for an ensemble: what sweeps found, and networks trained otherwise."""
 
 from __future__ import annotations
 
@@ -7,38 +7,117 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vosforge import networks
+from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
+from vosforge.search.space import MEMORY_EVERY
+from vosforge.storage import sha256
 
-METRIC = "JF_mean"
-RESULTS_FILE = "trials.json"
+RESULTS_FILE, SWEEP_FILE = "trials.json", "sweep.json"
+NETWORK_FILE = "network.safetensors"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finished trial: its name, its score on the validation set, its choices and its network's file."""
+    """A network that may become a member.
+
+    Attributes:
+        name: of its trial or run.
+        network: its file.
+        memory_every: every how many frames one stays in its memory.
+        parts: what it is made of, network and size included.
+        digest: of the file's content.
+    """
 
     name: str
-    score: float
-    config: dict[str, Any]
     network: Path
+    memory_every: int
+    parts: dict[str, Any]
+    digest: str
+
+    def differs(self, other: Candidate) -> bool:
+        """Whether the two have at least one part that is not the same."""
+        return self.parts != other.parts
 
 
-def best_members(sweeps: list[Path], members: int) -> list[Candidate]:
-    """The trials of finished sweeps with the best validation scores, best first.
+@dataclass(frozen=True)
+class Sources:
+    """Where candidates come from.
+
+    Attributes:
+        candidates: in the order of the sources, each network once.
+        validation: URI of the shards that scored the sweeps' trials; None where no source is a sweep.
+        protocol, short_side: how they were scored.
+        trained_on: digests of the shards that sweeps' trials trained on.
+    """
+
+    candidates: list[Candidate]
+    validation: str | None
+    protocol: str | None
+    short_side: int | None
+    trained_on: frozenset[str]
+
+
+def gather(sources: list[str]) -> Sources:
+    """Read the candidates of sweeps' folders, runs' folders and network files.
 
     Raises:
-        UserError: when a folder holds no finished sweep, no trial succeeded, or `members` is below 1.
+        UserError: for a source that is none of them, a sweep without a trial that succeeded, sweeps that were scored
+            on different videos, or validation shards that changed since.
     """
-    if members < 1:
-        raise UserError(f"an ensemble needs at least one member, found --members {members}")
-    candidates = []
-    for folder in sweeps:
-        path = Path(folder) / RESULTS_FILE
-        if not path.is_file():
-            raise UserError(f"{folder}: no finished sweep, {RESULTS_FILE} is missing; run a program of tuning/ first")
-        for trial in json.loads(path.read_text()):
-            if not trial["error"]:
-                candidates.append(Candidate(trial["trial"], trial[METRIC], trial["config"], Path(trial["network"])))
-    if not candidates:
-        raise UserError(f"{', '.join(map(str, sweeps))}: no trial succeeded")
-    return sorted(candidates, key=lambda trial: -trial.score)[:members]
+    found: dict[str, Candidate] = {}
+    sweeps = []
+    for source in map(Path, sources):
+        if (source / SWEEP_FILE).is_file():
+            sweeps.append((source, json.loads((source / SWEEP_FILE).read_text())))
+            members = _of_sweep(source)
+        else:
+            path = source / NETWORK_FILE if source.is_dir() else source
+            if not path.is_file():
+                raise UserError(f"{source}: expected a finished sweep's folder, a run's folder or a network file")
+            members = [_candidate(source.stem, path, 5)]
+        for member in members:
+            found.setdefault(f"{member.digest} {member.memory_every}", member)
+    if not found:
+        raise UserError("an ensemble needs at least one sweep, run or network file")
+    _check_validation(sweeps)
+    scored = sweeps[0][1] if sweeps else {"validation": {"uri": None}, "protocol": None, "short_side": None}
+    trained_on = frozenset(digest for _, sweep in sweeps for digest in sweep["data_digests"])
+    validation = scored["validation"]["uri"]
+    return Sources(list(found.values()), validation, scored["protocol"], scored["short_side"], trained_on)
+
+
+def _of_sweep(folder: Path) -> list[Candidate]:
+    path = folder / RESULTS_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no finished sweep, {RESULTS_FILE} is missing; run its program of tuning/ to its end"
+        )
+    trials = [trial for trial in json.loads(path.read_text()) if trial["state"] != "failed"]
+    if not trials:
+        raise UserError(f"{folder}: no trial succeeded")
+    return [
+        _candidate(trial["trial"], Path(trial["network"]), trial["config"].get(MEMORY_EVERY, 5)) for trial in trials
+    ]
+
+
+def _candidate(name: str, path: Path, memory_every: int) -> Candidate:
+    description = networks.describe(path)
+    parts = {**description["parts"], "network": description["name"], "size": description["size"]}
+    return Candidate(name, path, memory_every, parts, sha256(path))
+
+
+def _check_validation(sweeps: list[tuple[Path, dict[str, Any]]]) -> None:
+    """Refuse sweeps whose trials were chosen by other videos than those that are there."""
+    for folder, sweep in sweeps:
+        uri, digest = sweep["validation"]["uri"], sweep["validation"]["digest"]
+        if ShardSet(uri).digest != digest:
+            raise UserError(
+                f"{folder}: its trials were scored on {uri}, whose shards changed since; run the sweep again under "
+                "another --name"
+            )
+        if digest != sweeps[0][1]["validation"]["digest"]:
+            raise UserError(
+                f"{folder} was scored on {uri}, {sweeps[0][0]} on {sweeps[0][1]['validation']['uri']}: what one chose "
+                "by would be reported on for the other; take sweeps with one --validation"
+            )

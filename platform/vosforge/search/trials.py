@@ -1,32 +1,57 @@
-"""Trials: Ray Tune varies a training plan, Ray Train fits each variant, a validation set scores it."""
+"""One trial of a sweep: Ray Train fits a varied plan, and Ray Tune hears how good it is at every rung.
+
+Ray Train keeps a trial's checkpoints. Ray Tune gets pointers to them, small folders that say where one is: with them it
+can restore a trial, and population based training can start one trial from another's weights.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-import os
+import shutil
+import tempfile
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
 from ray import tune
-from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.sample import Domain
 from ray.util.queue import Queue
 
 from vosforge.data.shards import ShardSet
-from vosforge.errors import UserError
-from vosforge.evaluation.running import Truth, evaluate
-from vosforge.networks import preset
-from vosforge.networks.parts import hints
-from vosforge.propagation import Model, segment_clip
-from vosforge.search.members import METRIC, RESULTS_FILE
-from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, write_bytes
-from vosforge.training.on_ray import Listener, fit
+from vosforge.search.examining import METRIC, METRICS, RUNGS, Examination, check_scores, rungs_of
+from vosforge.search.space import CHOICES, MEMORY_EVERY, vary
+from vosforge.search.warm_starts import WarmStart, warm_start
+from vosforge.storage import absolute, join, local_path
+from vosforge.training.checkpoints import adopt, latest_whole
+from vosforge.training.on_ray import fit
 from vosforge.training.plan import TrainingPlan
-from vosforge.training.stages import Stage
+
+_POINTER_FILE = "pointer.json"
+_SECONDS_BETWEEN_LOOKS = 0.5
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial reserves.
+
+    Attributes:
+        workers: training processes.
+        cpus: of each.
+        gpus: share of a GPU of each; 0 trains on CPUs, 0.5 puts two workers on a GPU.
+        feeders: processes that decode clips, for each worker; each reserves a CPU.
+        threads: torch's in each worker; None leaves its default.
+    """
+
+    workers: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    feeders: int = 1
+    threads: int | None = 1
 
 
 @dataclass(frozen=True)
@@ -36,12 +61,20 @@ class Sweep:
     Attributes:
         name: of the sweep; with the storage it identifies it.
         plan: the training plan that trials vary.
-        validation: URI of the shards that score a trial; no trial trains on them.
-        storage: local folder of runs.
+        validation: URI of the shards of which half scores trials; no trial trains on them.
+        storage: local folder of runs, which all nodes see.
         trials: how many.
-        concurrency: trials at a time; each needs two CPUs.
-        threads: torch's threads in each trial.
+        concurrency: most trials at a time.
+        resources: of each.
+        scheduler: "asha" stops poor trials at rungs, "pbt" starts them again from better ones, changed; or "none".
+        search: "optuna" proposes from what was found, "random" draws, "grid" enumerates.
+        metric: what is maximised, one of `METRICS`.
+        rungs: how many there are, the end included.
+        reduction: at each rung ASHA keeps one of so many trials; with it, so many times as many steps lie before the
+            next rung.
+        protocol, short_side: how trials are scored, as in `Examination`.
         seed: of the searcher.
+        shared_stages: leading stages that are trained once for all trials that have them in common.
     """
 
     name: str
@@ -50,151 +83,212 @@ class Sweep:
     storage: str
     trials: int
     concurrency: int = 2
-    threads: int = 1
+    resources: Resources = Resources()
+    scheduler: str = "none"
+    search: str = "optuna"
+    metric: str = METRIC
+    rungs: int = 3
+    reduction: int = 2
+    protocol: str = "davis2017"
+    short_side: int | None = None
     seed: int = 0
+    shared_stages: int = 0
 
+    @property
+    def folder(self) -> str:
+        """Of the sweep's runs."""
+        return join(self.storage, self.name)
 
-def run_sweep(
-    sweep: Sweep, space: dict[str, Any], on_progress: Callable[[dict[str, Any]], None] = lambda news: None
-) -> list[dict[str, Any]]:
-    """Run the trials, or what is left of a sweep that was stopped.
+    @property
+    def rung_steps(self) -> tuple[int, ...]:
+        """Steps at which trials are scored, the last step included."""
+        total = self.plan.total_steps
+        if self.scheduler == "none":
+            return (total,)
+        first = self.first_rung
+        if self.scheduler == "pbt":
+            return tuple(dict.fromkeys([*range(first, total, first), total]))
+        return tuple(sorted({min(total, first * self.reduction**i) for i in range(self.rungs)} | {total}))
 
-    Args:
-        sweep: what trials share.
-        space: Ray Tune's search space; each key is a field of `Stage`, for all stages, or a part of the network.
-        on_progress: hears `{"trial", "step", "loss", ...}` of every training step of every trial, and once the
-            `{"trial", "config", "JF_mean"}` of each that is finished.
+    @property
+    def first_rung(self) -> int:
+        """Steps before the first rung, and between the rungs of population based training.
 
-    Returns:
-        Trials, best first: `{"trial", "config", "JF_mean", "J_mean", "F_mean", "network", "error"}`. A trial that
-        failed has its error and no score. The list is also written to `trials.json`.
+        A checkpoint is due there: a multiple of the plan's steps between checkpoints, or less than those.
+        """
+        parts = self.rungs if self.scheduler == "pbt" else self.reduction ** (self.rungs - 1)
+        steps, every = -(-self.plan.total_steps // parts), self.plan.checkpoint_every
+        return steps if steps < every else -(-steps // every) * every
 
-    Raises:
-        UserError: for an empty space, a key that is neither, a sweep of this name with other settings, or when all
-            trials failed.
-    """
-    check_space(sweep.plan, space)
-    if not is_local(sweep.storage):
-        raise UserError(f"sweep {sweep.name}: --storage must be a local folder, found {sweep.storage}")
-    sweep = replace(sweep, storage=absolute(sweep.storage), validation=absolute(sweep.validation))
-    results = join(sweep.storage, sweep.name, RESULTS_FILE)
-    _claim(sweep, space)
-    if exists(results):
-        return json.loads(read_bytes(results))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Tune's newer output prints its settings at every verbosity; progress is told by `on_progress`.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    queue = Queue(actor_options={"num_cpus": 0})
-    with Listener(queue, on_progress):
-        grid = _tuner(sweep, space, queue).fit()
-    found = sorted((_result(result) for result in grid), key=_rank)
-    unfinished = [trial for trial in found if trial[METRIC] is None and not trial["error"]]
-    if len(found) < sweep.trials or unfinished:
-        # Tune takes Ctrl-C for itself, saves its state and returns what there is.
-        raise KeyboardInterrupt
-    if all(trial["error"] for trial in found):
-        raise UserError(f"sweep {sweep.name}: every trial failed; the first: {found[0]['error']}")
-    write_bytes(results, json.dumps(found, indent=1).encode())
-    return found
+    def examination(self, scores: str, rungs: tuple[int, ...], memory_every: int) -> Examination:
+        """What scores a run at some steps, and writes into a folder."""
+        return Examination(self.validation, scores, rungs, memory_every, self.protocol, self.short_side)
 
-
-def check_space(plan: TrainingPlan, space: dict[str, Any]) -> None:
-    """Refuse a search space that varies nothing or something unknown.
-
-    Raises:
-        UserError: listing what can be varied.
-    """
-    known = [f.name for f in fields(Stage) if f.name not in ("name", "kinds", "also")] + list(_parts(plan))
-    unknown = [key for key in space if key not in known]
-    if unknown or not space:
-        found = repr(unknown[0]) if unknown else "nothing"
-        raise UserError(f"search space: expected some of {', '.join(known)}; found {found}")
-
-
-def _parts(plan: TrainingPlan) -> dict[str, Any]:
-    """The parts of the plan's network, and what each may be."""
-    return hints(type(preset(plan.network, plan.size)))
-
-
-def vary(plan: TrainingPlan, config: dict[str, Any], name: str) -> TrainingPlan:
-    """The plan with a trial's choices: parts go to the network, the rest to every stage."""
-    parts = {key: value for key, value in config.items() if key in _parts(plan)}
-    settings = {key: value for key, value in config.items() if key not in parts}
-    stages = [replace(stage, **settings) for stage in plan.stages]
-    return replace(plan, name=name, parts={**plan.parts, **parts}, stages=stages)
+    @property
+    def digest(self) -> str:
+        """Of how trials are scored."""
+        content = [ShardSet(self.validation).digest, self.protocol, self.short_side]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
 
 
 def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
-    """One trial: fit the varied plan on Ray Train, then score it on the validation set."""
-    trial = tune.get_context().get_trial_id()
-    name = f"{sweep.name}-{trial}"
+    """What Ray Tune runs for each trial."""
+    trial, choices = tune.get_context().get_trial_id(), config[CHOICES]
 
     def tell(news: dict[str, Any]) -> None:
-        queue.actor.put_nowait.remote({**news, "trial": trial})
+        shown = {key: value for key, value in news.items() if key != "preview"}
+        queue.actor.put_nowait.remote({**shown, "trial": trial})
 
-    network = fit(vary(sweep.plan, config, name), join(sweep.storage, sweep.name), tell, threads=sweep.threads)
-    model = Model.load(local_path(network))
-    scored = evaluate({name: lambda clip: segment_clip(model.start(), clip)}, Truth(sweep.validation))[name]
-    scores = {METRIC: scored["J&F"], "J_mean": scored["J"], "F_mean": scored["F"]}
-    tell({**scores, "config": config})
-    tune.report({**scores, "network": network})
+    given = _given_pointer()
+    plan = vary(sweep.plan, choices, f"{sweep.name}-{trial}")
+    warm = None
+    if given is None and sweep.shared_stages:
+        warm = warm_start(plan, sweep.shared_stages, sweep.storage, partial(_train_shared, sweep=sweep, tell=tell))
+    name, begin, reported = _continuation(plan, given, warm)
+    plan = vary(sweep.plan, choices, name)
+    run = join(sweep.folder, name)
+    adopted = adopt(begin, run, plan.digest) if begin and latest_whole(run) is None else None
+    saved = _saved(warm) if warm else (given or {}).get("saved", {})
+    report = partial(_report, plan=plan, tell=tell, saved=saved)
+    if warm is not None:
+        tell({"warm_start": warm.run, "step": warm.steps, "reused": warm.reused})
+        for scores in rungs_of(_warm_scores(warm.run, sweep)):
+            report(scores, warm.checkpoint)
+    examine = sweep.examination(join(run, RUNGS), sweep.rung_steps, choices.get(MEMORY_EVERY, 5))
+    training = _Training(partial(_fit, plan, sweep.folder, sweep, tell, examine))
+    _report_rungs(training, run, reported, plan.total_steps, report)
+    network = training.result()
+    if adopted is not None and sweep.scheduler != "pbt":
+        shutil.rmtree(adopted, ignore_errors=True)
+    last = rungs_of(join(run, RUNGS))[-1]
+    report(last, _checkpoint(run, last["step"]), network=absolute(network))
 
 
-def _tuner(sweep: Sweep, space: dict[str, Any], queue: Queue) -> tune.Tuner:
-    # The trial itself needs next to nothing: what it starts on Ray Train reserves its own CPUs.
-    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep, queue=queue), {"cpu": 0.01})
-    path = join(sweep.storage, sweep.name, "tune")
-    if tune.Tuner.can_restore(path):
-        return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, restart_errored=True)
-    return tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            num_samples=sweep.trials,
-            max_concurrent_trials=sweep.concurrency,
-            search_alg=OptunaSearch(seed=sweep.seed),
-        ),
-        run_config=tune.RunConfig(name="tune", storage_path=join(sweep.storage, sweep.name), verbose=0),
+def _report_rungs(training: _Training, run: str, reported: int, total: int, report: Callable[..., None]) -> None:
+    """Report each rung while a run trains, but the last: it ends a trial, and is reported with the network."""
+    while not training.over:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for scores in rungs_of(join(run, RUNGS)):
+            if reported < scores["step"] < total and _is_kept(run, scores["step"]):
+                report(scores, _checkpoint(run, scores["step"]))
+                reported = scores["step"]
+
+
+class _Training:
+    """A fit on Ray Train in a thread of its own, which dies with the trial."""
+
+    def __init__(self, train: Callable[[], str]):
+        self._network, self._error = "", None
+
+        def work() -> None:
+            try:
+                self._network = train()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, daemon=True)
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> str:
+        if self._error is not None:
+            raise self._error
+        return self._network
+
+
+def _fit(plan: TrainingPlan, storage: str, sweep: Sweep, tell: Tell, examine: Examination) -> str:
+    resources = sweep.resources
+    return fit(
+        plan,
+        storage,
+        tell,
+        workers=resources.workers,
+        use_gpu=resources.gpus > 0,
+        cpus_per_worker=resources.cpus,
+        feeders=resources.feeders,
+        threads=resources.threads,
+        gpu_share=resources.gpus or 1.0,
+        keep=None if sweep.scheduler == "pbt" else 2,
+        examine=examine,
     )
 
 
-def _result(result: Any) -> dict[str, Any]:
-    metrics = result.metrics or {}
-    return {
-        "trial": metrics.get("trial_id", Path(result.path).name),
-        "config": result.config,
-        METRIC: metrics.get(METRIC),
-        "J_mean": metrics.get("J_mean"),
-        "F_mean": metrics.get("F_mean"),
-        "network": metrics.get("network"),
-        "error": str(result.error).strip().splitlines()[-1] if result.error else None,
-    }
+def _train_shared(part: TrainingPlan, storage: str, sweep: Sweep, tell: Tell) -> None:
+    """Train leading stages to their end, and score them there, whatever `memory_every` a trial has chosen."""
+    examine = sweep.examination(_warm_scores(join(storage, part.name), sweep), (part.total_steps,), 5)
+    _fit(part, storage, sweep, tell, examine)
 
 
-def _rank(trial: dict[str, Any]) -> float:
-    """Sorts the best score first, and trials without one last."""
-    score = trial[METRIC]
-    return math.inf if score is None or math.isnan(score) else -score
+def _warm_scores(run: str, sweep: Sweep) -> str:
+    """Where scores of a warm start are, which other sweeps may score otherwise."""
+    return join(run, f"{RUNGS}-{sweep.digest}")
 
 
-def _claim(sweep: Sweep, space: dict[str, Any]) -> None:
-    """Write what the sweep is, or refuse a folder that holds another sweep: Tune would mix the two."""
-    content = {
-        "plan": asdict(sweep.plan),
-        **sweep.plan.contents(),
-        "space": {key: _described(domain) for key, domain in space.items()},
-        "trials": sweep.trials,
-        "seed": sweep.seed,
-        "validation": ShardSet(sweep.validation).digest,
-    }
-    claim(join(sweep.storage, sweep.name, "sweep.json"), content, f"sweep {sweep.name} in {sweep.storage}")
+def _checkpoint(run: str, step: int) -> str:
+    return join(run, f"step_{step:08d}")
 
 
-def _described(domain: Any) -> Any:
-    """A domain of Ray Tune, or a plain value, as JSON."""
-    if not isinstance(domain, Domain):
-        return domain
-    values = {key: value for key, value in vars(domain).items() if isinstance(value, (int, float, str, list, tuple))}
-    return {"kind": type(domain).__name__, "sampler": type(domain.sampler).__name__, **values}
+def _continuation(
+    plan: TrainingPlan, given: dict[str, Any] | None, warm: WarmStart | None
+) -> tuple[str, str | None, int]:
+    """Name of the trial's run, the checkpoint that it begins from, and the last step that Tune has heard of.
+
+    A trial that is restored is given its own pointer, and goes on with that run. One that is to go on from another
+    trial's weights is given that one's, and begins a new run.
+    """
+    if given is None:
+        return plan.name, warm.checkpoint if warm else None, warm.steps if warm else 0
+    if given["plan"] == plan.digest:
+        return given["run"], None, given["step"]
+    mark = hashlib.sha256(f"{given['checkpoint']} {plan.digest}".encode()).hexdigest()[:6]
+    return f"{plan.name}-{mark}", given["checkpoint"], given["step"]
+
+
+def _given_pointer() -> dict[str, Any] | None:
+    checkpoint = tune.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return json.loads((Path(folder) / _POINTER_FILE).read_text())
+
+
+def _is_kept(run: str, step: int) -> bool:
+    """Whether the checkpoint of a rung is there, which is written after its scores, or was there and is gone."""
+    latest = latest_whole(run)
+    return latest is not None and int(latest.rpartition("_")[2]) >= step
+
+
+def _report(
+    scores: dict[str, Any], checkpoint: str, plan: TrainingPlan, tell: Tell, saved: dict[str, Any], **extra: Any
+) -> None:
+    """Tell Tune and the sweep what a rung gave, with a pointer to its checkpoint.
+
+    Raises:
+        UserError: for scores that are no numbers.
+    """
+    check_scores(scores, f"run {plan.name}")
+    step = scores["step"]
+    metrics = {name: scores[name] for name in METRICS}
+    tell({"rung": step, **metrics})
+    pointer = {"run": plan.name, "checkpoint": checkpoint, "step": step, "plan": plan.digest, "saved": saved}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _POINTER_FILE).write_text(json.dumps(pointer))
+        told = {**metrics, "step": step, "run": plan.name, **saved, **extra}
+        tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def _saved(warm: WarmStart) -> dict[str, Any]:
+    """What a warm start that was there already saved a trial."""
+    return {"saved_steps": warm.steps, "saved_seconds": warm.seconds} if warm.reused else {}
+
+
+def network_of(run: str) -> str | None:
+    """The newest network of a run, finished or stopped; None where it has no checkpoint."""
+    finished = local_path(join(run, "network.safetensors"))
+    if finished.is_file():
+        return str(finished)
+    latest = latest_whole(run)
+    return join(latest, "network.safetensors") if latest else None

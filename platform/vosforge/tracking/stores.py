@@ -17,6 +17,7 @@ from vosforge.storage import is_local, join
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _RETRIES = "3"
 _LONGEST_REASON = 200
+_RUN_ID = re.compile("[0-9a-f]{32}")
 # The part of a URI that holds a user's name and password, and parameters of URIs that hold keys.
 _SECRETS = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[?&])((?:[\w-]*(?:password|secret|token|key)[\w-]*)=)[^&\s'\"]+", re.I)
 
@@ -65,3 +66,25 @@ def redacted(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, without secrets, cut where it becomes a report."""
     return redacted((str(error).splitlines() or [type(error).__name__])[0])[:_LONGEST_REASON]
+
+
+def network_of(source: str, store: str) -> str:
+    """Where the network, or the sweep, of an MLflow run is; anything that is no run's id is returned as it is.
+
+    Args:
+        source: id of a run, 32 hex digits, or a path.
+        store: tracking URI.
+
+    Raises:
+        UserError: when the store has no such run, or the run has no network.
+    """
+    if not _RUN_ID.fullmatch(source):
+        return source
+    try:
+        tags = connect(store).get_run(source).data.tags
+    except (MlflowException, OSError) as error:
+        raise UserError(f"run {source}: not found in MLflow at {redacted(store)} ({first_line(error)})") from error
+    found = tags.get("vosforge.sweep") or tags.get("vosforge.network")
+    if found is None:
+        raise UserError(f"run {source}: it has no network yet; name a finished run of training or a sweep")
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import join, list_names, list_sizes, read_bytes
+from vosforge.storage import join, list_names, list_sizes, read_bytes, write_aside
 
 NETWORK_FILE = "network.safetensors"
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -66,6 +67,29 @@ def space_needed(network: MemoryNetwork) -> int:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     # Beside the weights themselves Adam's two moments, and a running average.
     return 3 * 4 * weights
+
+
+def adopt(checkpoint: str | Path, run: str | Path, digest: str) -> Path:
+    """Give a run a checkpoint of another plan to go on from, whose stages up to there are as its own.
+
+    Args:
+        checkpoint: folder that `save_checkpoint` filled, named by its step.
+        run: the run's folder; no checkpoint of its own is there yet.
+        digest: of the run's plan.
+
+    Returns:
+        The copy.
+
+    Raises:
+        Damaged: when the checkpoint's position is missing or cannot be read.
+    """
+    checkpoint = Path(checkpoint)
+    position = _read_position(checkpoint)
+    target = Path(run) / checkpoint.name
+    with write_aside(target) as aside:
+        shutil.copytree(checkpoint, aside)
+        (aside / _POSITION_FILE).write_text(json.dumps({**position, "plan": digest}))
+    return target
 
 
 def latest_whole(uri: str) -> str | None:

@@ -34,6 +34,8 @@ _FIRST_PROBE_CLIP = 1 << 40
 # minute is heard in time where a step takes two seconds.
 _STEPS_BETWEEN_NOTICES = 10
 Feed = Callable[[int, int], Iterator[list[Clip]]]
+Examine = Callable[[MemoryNetwork, int], dict[str, float]]
+"""From a network and the run's step to metrics, on rank 0 at every checkpoint; the network is left as it is."""
 
 
 class Reporter(Protocol):
@@ -70,6 +72,7 @@ def train(
     worker: Worker | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     resume: Path | None = None,
+    examine: Examine = lambda network, step: {},
 ) -> MemoryNetwork:
     """Train through all stages, or from a checkpoint to the end.
 
@@ -81,6 +84,7 @@ def train(
         worker: this process among the run's workers; alone by default.
         wrap: how the network is made parallel.
         resume: a checkpoint's folder.
+        examine: what else is told of a checkpoint.
 
     Returns:
         The trained network.
@@ -100,7 +104,7 @@ def train(
         first = position.step if index == position.stage else 0
         if first and state is not None:
             optimization.restore(state)
-        _train_stage(plan, index, first, model, optimization, feed, reporter, worker)
+        _train_stage(plan, index, first, model, optimization, feed, reporter, worker, examine)
     return network
 
 
@@ -113,6 +117,7 @@ def _train_stage(
     feed: Feed,
     reporter: Reporter,
     worker: Worker,
+    examine: Examine,
 ) -> None:
     network = optimization.network
     stage = plan.stages[index]
@@ -150,6 +155,8 @@ def _train_stage(
             if probe is not None:
                 metrics["probe_J"], picture = _probe(optimization.result, probe, stage)
                 told = {"preview": picture} if is_due(step + 1, stage.steps, plan.checkpoint_every) else {}
+            if worker.rank == 0:
+                metrics |= examine(optimization.result, reached)
             position = Position(index + 1, 0) if done else Position(index, step + 1)
             write = partial(
                 save_checkpoint, network=network, state=optimization.state(), position=position, digest=plan.digest

@@ -30,7 +30,7 @@ from vosforge.errors import UserError
 from vosforge.storage import absolute, delete, exists, filesystem, join, read_bytes, upload_file
 from vosforge.training.checkpoints import NETWORK_FILE, Damaged, latest_whole
 from vosforge.training.clip_order import clip_loader, clip_numbers
-from vosforge.training.loop import Feed, Worker, train
+from vosforge.training.loop import Examine, Feed, Worker, train
 from vosforge.training.plan import TrainingPlan, begun_execution, claim_run, note_execution
 from vosforge.training.ray_hooks import EqualShares, FinalErrors, Listener, RayReporter, final_error, resources, room
 from vosforge.training.steps import Execution
@@ -57,6 +57,9 @@ def fit(
     threads: int | None = None,
     execution: Execution | None = None,
     least: int | None = None,
+    gpu_share: float = 1.0,
+    keep: int | None = 2,
+    examine: Examine = lambda network, step: {},
 ) -> str:
     """Train on Ray; a run of the same name and plan goes on from its last registered checkpoint.
 
@@ -65,12 +68,15 @@ def fit(
         storage: local folder or `s3://` URI of runs.
         on_progress: hears rank 0's metrics, in this process.
         workers: processes that share the global batch.
-        use_gpu: one GPU a worker.
+        use_gpu: one GPU a worker, or the share of one.
         cpus_per_worker: CPUs that a worker reserves.
         feeders: most decoding tasks at a time, per worker; each reserves one CPU.
         threads: torch's threads in each worker; None leaves its default.
         execution: how steps are computed.
         least: fewest workers to go on with while nodes are gone; all by default.
+        gpu_share: of one GPU that a worker reserves; below 1 several runs share it.
+        keep: how many of the latest checkpoints stay; None keeps all.
+        examine: what else is told of a checkpoint.
 
     Returns:
         URI of the trained network's file.
@@ -87,7 +93,7 @@ def fit(
     target = join(storage, plan.name, NETWORK_FILE)
     finished = exists(target)
     if not finished:
-        check_cluster(workers, use_gpu, cpus_per_worker, feeders, least)
+        check_cluster(workers, use_gpu, cpus_per_worker, feeders, least, gpu_share)
     claim_run(storage, plan, "ray")
     if finished:
         # Ray would start all workers again, to do nothing.
@@ -108,12 +114,13 @@ def fit(
             "threads": threads,
             "execution": execution,
             "unregistered": _drop_torn_snapshot(run),
+            "examine": examine,
         },
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=_scaling_config(workers, least, use_gpu, cpus_per_worker),
-        run_config=_run_config(plan.name, storage),
+        scaling_config=_scaling_config(workers, least, cpus_per_worker, gpu_share * use_gpu),
+        run_config=_run_config(plan.name, storage, keep),
     )
-    needs = {"CPU": cpus_per_worker + feeders, "GPU": int(use_gpu)}
+    needs = {"CPU": cpus_per_worker + feeders, "GPU": gpu_share * use_gpu}
     if least < workers:
         trainer.scaling = EqualShares(trainer.scaling_config, _counts(plan, execution, workers, least), needs)
     with Listener(queue, on_progress, partial(_tell_waiting, plan.name, least, needs)):
@@ -173,8 +180,8 @@ def _drop_torn_snapshot(run: str) -> str | None:
     return latest_whole(run)
 
 
-def _run_config(name: str, storage: str) -> RunConfig:
-    """Where a run is kept: a restart is tried three times, after announced losses any number; two checkpoints stay."""
+def _run_config(name: str, storage: str, keep: int | None) -> RunConfig:
+    """Where a run is kept: a restart is tried three times, after announced losses any number; checkpoints stay."""
     path, files = absolute(storage), None
     if path.startswith("s3://"):
         from vosforge import s3
@@ -185,16 +192,16 @@ def _run_config(name: str, storage: str) -> RunConfig:
         storage_path=path,
         storage_filesystem=files,
         failure_config=FailureConfig(max_failures=3, max_preemption_failures=-1),
-        checkpoint_config=CheckpointConfig(num_to_keep=2),
+        checkpoint_config=CheckpointConfig(num_to_keep=keep),
     )
 
 
-def _scaling_config(workers: int, least: int, use_gpu: bool, cpus_per_worker: float) -> ScalingConfig:
+def _scaling_config(workers: int, least: int, cpus: float, gpus: float) -> ScalingConfig:
     """Workers that may become fewer are spread, so that a lost node takes few of them; else packed near each other."""
     return ScalingConfig(
         num_workers=(least, workers) if least < workers else workers,
-        use_gpu=use_gpu,
-        resources_per_worker={"CPU": cpus_per_worker, "GPU": int(use_gpu)},
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": cpus, "GPU": gpus},
         placement_strategy="SPREAD" if least < workers else "PACK",
         elastic_resize_monitor_interval_s=_RESIZE_SECONDS,
     )
@@ -226,7 +233,12 @@ class _Trainer(TorchTrainer):
 
 
 def check_cluster(
-    workers: int, use_gpu: bool, cpus_per_worker: float, feeders: int = 1, least: int | None = None
+    workers: int,
+    use_gpu: bool,
+    cpus_per_worker: float,
+    feeders: int = 1,
+    least: int | None = None,
+    gpu_share: float = 1.0,
 ) -> None:
     """Refuse at once what the cluster cannot hold, instead of waiting silently.
 
@@ -243,15 +255,16 @@ def check_cluster(
         raise UserError(f"--min-workers must be from 1 to --workers ({workers}), found {least}")
     there = resources()
     cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
-    if use_gpu and least > gpus:
-        raise UserError(f"{least} GPU workers asked, the cluster has {gpus:g} GPUs; lower --workers")
+    if use_gpu and least * gpu_share > gpus:
+        told = "" if gpu_share == 1 else f" with {gpu_share:g} of a GPU each"
+        raise UserError(f"{least} GPU workers{told} asked, the cluster has {gpus:g} GPUs; lower --workers")
     if least * (cpus_per_worker + feeders) > cpus:
         raise UserError(
             f"{least} workers with {cpus_per_worker:g} CPUs each and {feeders} for decoding its clips asked, "
             f"the cluster has {cpus:g} CPUs; lower --workers or --feeders"
         )
     free = ray.available_resources()
-    if least * (cpus_per_worker + feeders) > free.get("CPU", 0) or least * use_gpu > free.get("GPU", 0):
+    if least * (cpus_per_worker + feeders) > free.get("CPU", 0) or least * gpu_share * use_gpu > free.get("GPU", 0):
         told = " and ".join(f"{free.get(name, 0):g} of {there.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
         _LOGGER.warning("the cluster is busy: %s are free; training starts when enough are", told)
 
@@ -271,11 +284,12 @@ def _worker(config: dict[str, Any]) -> None:
     if checkpoint is None and config["unregistered"]:
         checkpoint = _checkpoint_at(config["unregistered"])
     if checkpoint is None:
-        train(plan, plan.build_network(), feed, reporter, worker, wrap)
+        train(plan, plan.build_network(), feed, reporter, worker, wrap, examine=config["examine"])
         return
     with checkpoint.as_directory() as folder:
         try:
-            train(plan, plan.build_network(fresh=False), feed, reporter, worker, wrap, resume=Path(folder))
+            network = plan.build_network(fresh=False)
+            train(plan, network, feed, reporter, worker, wrap, Path(folder), config["examine"])
         except Damaged as error:
             raise Damaged(str(error).replace(folder, _uri(checkpoint))) from error
 

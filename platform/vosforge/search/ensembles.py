@@ -1,0 +1,236 @@
+"""From candidates to one model: chosen on videos A, stacked on B, reported on C, as it would run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vosforge import networks
+from vosforge.clip import Clip
+from vosforge.data.shards import ShardSet
+from vosforge.errors import UserError
+from vosforge.evaluation.paired import Difference, paired_difference
+from vosforge.evaluation.protocols import Scores
+from vosforge.evaluation.running import evaluate
+from vosforge.evaluation.truth import Truth
+from vosforge.propagation import Model, save_model, segment_clip
+from vosforge.search.members import Candidate
+from vosforge.search.probabilities import Predictions
+from vosforge.search.selecting import Board, Budget, Team, affordable, overall, ranked, select, uniform
+from vosforge.search.splits import split
+from vosforge.search.stacking import train_stacking
+
+SINGLE = "best single"
+WAYS = (SINGLE, "uniform average", "selected average", "vote", "stacking")
+_FEWEST_FOR_GAIN = 5
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Three sets of videos that share none: of each a truth and positions in it."""
+
+    select: tuple[Truth, list[int]]
+    stack: tuple[Truth, list[int]]
+    report: tuple[Truth, list[int]]
+
+    def clips(self, part: str) -> list[Clip]:
+        """The videos of a part, decoded."""
+        truth, positions = getattr(self, part)
+        return [truth.clip(i) for i in positions]
+
+
+@dataclass
+class Row:
+    """One way to merge, and what it gave.
+
+    Attributes:
+        way: one of `WAYS`.
+        team: its members.
+        chosen_by, gain_there: J&F on A by stored predictions, and the difference to the best single there.
+        reported, gain: J&F on C of the model as it runs, and its difference there.
+        scores: on C.
+        frames_per_second: on C.
+    """
+
+    way: str
+    team: Team
+    chosen_by: float
+    gain_there: Difference
+    reported: float = float("nan")
+    gain: Difference | None = None
+    scores: dict[str, Scores] = field(default_factory=dict)
+    frames_per_second: float = 0.0
+
+
+def take_videos(validation: str, stack: str | None, report: str | None, trained_on: frozenset[str]) -> Videos:
+    """The three parts: of one validation set, or of sets of their own.
+
+    Args:
+        validation: shards of which half is A, and whatever of the rest no other set replaces.
+        stack, report: shards that are B and C whole.
+        trained_on: digests of shards that candidates learnt from.
+
+    Raises:
+        UserError: when C was trained on, or two parts share a video.
+    """
+    truth = Truth(validation)
+    parts = split(truth)
+    sets = {"select": (truth, parts.select), "stack": (truth, parts.stack), "report": (truth, parts.report)}
+    for name, uri in (("stack", stack), ("report", report)):
+        if uri is not None:
+            other = Truth(uri)
+            sets[name] = (other, list(range(len(other))))
+    for name, (found, _) in sets.items():
+        if ShardSet(found.uri).digest in trained_on:
+            raise UserError(f"{found.uri}: candidates were trained on these videos; --{name} needs others")
+    videos = Videos(**sets)
+    _check_disjoint(videos)
+    return videos
+
+
+def _check_disjoint(videos: Videos) -> None:
+    """Refuse parts of different sets that share a video, by its first frame."""
+    known: dict[str, str] = {}
+    for part in ("select", "stack", "report"):
+        for clip in videos.clips(part):
+            mark = hashlib.sha256(np.ascontiguousarray(clip.frames[0]).tobytes()).hexdigest()
+            if mark in known:
+                raise UserError(f"--{part}: video {clip.name} is also {known[mark]}; the three parts must share none")
+            known[mark] = f"in {getattr(videos, part)[0].uri}, as {clip.name}"
+
+
+@dataclass
+class Building:
+    """What `choose` works with, and what it found.
+
+    Attributes:
+        candidates: all.
+        videos: the three parts.
+        budget: of the ensemble.
+        cache: folder of stored predictions.
+        protocol, short_side, device: how models run and are scored.
+        seconds: of each candidate, a frame.
+        rows: one a way.
+    """
+
+    candidates: list[Candidate]
+    videos: Videos
+    budget: Budget
+    cache: Path
+    protocol: str = "davis2017"
+    short_side: int | None = None
+    device: str = "cpu"
+    seconds: list[float] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def choose(self, say: Callable[[str], None] = lambda line: None) -> list[Row]:
+        """Find a team for each way on A, with the stacking network trained on B. C is not looked at.
+
+        Raises:
+            UserError: for a budget that no candidate fits.
+        """
+        board = self._board("select", say)
+        self.seconds = [predictions.seconds_per_frame for predictions in board.predictions]
+        ranking = ranked(board, affordable(self.candidates, self.seconds, self.budget))
+        for c, score in ranking:
+            say(f"candidate {self.candidates[c].name}: J&F {score:.3f} on A, {self.seconds[c] * 1000:.0f} ms a frame")
+        chosen = select(
+            board, ranking, self.candidates, self.seconds, self.budget,
+            lambda told: say(f"selection adds {told['added']}: J&F {told['JF_mean']:.3f} on A"),
+        )  # fmt: skip
+        teams = {SINGLE: Team((ranking[0][0],), (1,))}
+        teams["uniform average"] = uniform(ranking, self.candidates, self.seconds, self.budget)
+        teams["selected average"] = chosen
+        if len(chosen.members) > 1:
+            teams["vote"] = Team(chosen.members, chosen.counts, "vote")
+            stacking = train_stacking(self._board("stack", say, chosen.members), chosen.members)
+            teams["stacking"] = Team(chosen.members, (1,) * len(chosen.members), stacking)
+        single = board.scores(teams[SINGLE])
+        for way, team in teams.items():
+            scores = board.scores(team)
+            self.rows.append(Row(way, team, overall(scores), paired_difference(scores, single)))
+        return self.rows
+
+    def _board(self, part: str, say: Callable[[str], None], members: tuple[int, ...] | None = None) -> Board:
+        truth, positions = getattr(self.videos, part)
+        predictions = [Predictions(c, truth, self.cache, self.short_side, self.device) for c in self.candidates]
+        needed = range(len(predictions)) if members is None else members
+        for c in needed:
+            predictions[c].compute(positions)
+            say(f"probabilities of {self.candidates[c].name} on {len(positions)} videos: {predictions[c].folder}")
+        return Board(predictions, positions, self.protocol)
+
+    def winner(self) -> Row:
+        """The way with the highest J&F on A whose gain there is above 0 by its whole interval, else the best single."""
+        sure = [row for row in self.rows if row.gain_there.low > 0 and row.gain_there.videos >= _FEWEST_FOR_GAIN]
+        return max(sure, key=lambda row: row.chosen_by) if sure else self.rows[0]
+
+    def report(self) -> list[Row]:
+        """Run every way's model on C, each member remembering the merged masks, and compare with the best single."""
+        methods = {row.way: partial(_segment, self.model(row.team), self.device) for row in self.rows}
+        truth, positions = self.videos.report
+        found = evaluate(methods, (truth.clip(i) for i in positions), self.protocol)
+        for row in self.rows:
+            result = found[row.way]
+            row.reported, row.scores = float(result["J&F"]), result["scores"]
+            row.frames_per_second = result["frames_per_second"]
+            row.gain = paired_difference(row.scores, found[SINGLE]["scores"])
+        return self.rows
+
+    def model(self, team: Team) -> Model:
+        """A team as one model."""
+        members = [self.candidates[c] for c in team.members]
+        return Model(
+            [networks.load(member.network) for member in members],
+            [member.memory_every for member in members],
+            short_side=self.short_side,
+            how=team.how,
+            counts=list(team.counts),
+        )
+
+    def save(self, team: Team, folder: Path) -> Path:
+        """Write a team as one model's folder."""
+        members = [self.candidates[c] for c in team.members]
+        every = [member.memory_every for member in members]
+        return save_model(
+            folder,
+            [member.network for member in members],
+            every[0] if len(set(every)) == 1 else every,
+            short_side=self.short_side,
+            how=team.how,
+            counts=list(team.counts),
+        )
+
+    def told(self, row: Row) -> dict[str, Any]:
+        """A row as JSON."""
+        members = zip(row.team.members, row.team.counts, strict=True)
+        return {
+            "way": row.way,
+            "members": [{"name": self.candidates[c].name, "count": count, "seconds_per_frame": self.seconds[c],
+                         "network": str(self.candidates[c].network)} for c, count in members],
+            "selection": {"JF_mean": row.chosen_by, "gain": row.gain_there._asdict()},
+            "report": {"JF_mean": row.reported, "gain": row.gain._asdict() if row.gain else None},
+            "frames_per_second": row.frames_per_second,
+        }  # fmt: skip
+
+
+def _segment(model: Model, device: str, clip: Clip) -> np.ndarray:
+    with torch.inference_mode():
+        return segment_clip(model.start(device), clip, model.short_side)
+
+
+def verdict(row: Row) -> str:
+    """A way's gain on C in words: a loss is called one."""
+    gain = row.gain
+    if gain is None or not gain.videos:
+        return "nothing was scored"
+    within = "" if gain.low > 0 or gain.high < 0 else ", within its interval of none"
+    word = "a gain" if gain.mean > 0 else "a loss" if gain.mean < 0 else "no gain"
+    return f"{word} of {gain.mean:+.3f}, {gain.low:+.3f} to {gain.high:+.3f} over {gain.videos} videos{within}"

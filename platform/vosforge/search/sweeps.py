@@ -1,0 +1,262 @@
+"""Sweeps: Ray Tune runs trials, stops or changes them at rungs, and goes on where a sweep was killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search.sample import Domain
+from ray.util.queue import Queue
+
+from vosforge.data.shards import ShardSet
+from vosforge.errors import UserError, find_user_error
+from vosforge.evaluation.protocols import check_protocol
+from vosforge.evaluation.truth import Truth
+from vosforge.search.examining import METRICS, RUNGS, rungs_of
+from vosforge.search.members import NETWORK_FILE, RESULTS_FILE, SWEEP_FILE
+from vosforge.search.searchers import Sieve, SiftedOptuna, bounds, described, is_discrete, listed, quiet
+from vosforge.search.space import CHOICES, check_space, is_setting
+from vosforge.search.splits import split
+from vosforge.search.trials import Sweep, network_of, run_trial
+from vosforge.search.warm_starts import shared_stages
+from vosforge.storage import absolute, claim, exists, is_local, join, read_bytes, upload_file, write_bytes
+from vosforge.training.on_ray import check_cluster
+from vosforge.training.ray_hooks import Listener
+
+SCHEDULERS = ("asha", "pbt", "none")
+SEARCHES = ("optuna", "random", "grid")
+# A sweep that is killed forgets at most what happened since.
+_SECONDS_BETWEEN_STATES = "2"
+_PBT_QUANTILE = 0.34
+
+Space = dict[str, Any]
+Found = dict[str, Any]
+
+
+def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] = lambda news: None) -> list[Found]:
+    """Run the trials, or what is left of a sweep that was stopped.
+
+    Args:
+        sweep: what trials share.
+        space: Ray Tune's search space; each key is `memory_every`, a part of the network, or a setting of stages, as
+            `vosforge.search.space.vary` reads it.
+        on_progress: hears `{"trial", "step", "loss", ...}` of every training step of every trial, `{"trial", "rung",
+            "JF_mean", ...}` of every rung, `{"trial", "warm_start", "reused"}` of shared stages, and `{"refused",
+            "reason"}` of configurations that were not tried.
+
+    Returns:
+        Trials, best first: `{"trial", "state", "config", "step", "JF_mean", "J_mean", "F_mean", "rungs", "network",
+        "saved_steps", "saved_seconds", "error"}`. The state is "finished", "stopped" by the scheduler, or "failed",
+        with the error. The list is also written to `trials.json`, and the best trial's network beside it.
+
+    Raises:
+        UserError: for an empty space, a key that is unknown, a metric that no trial reports, a sweep of this name with
+            other settings or shards that changed since, too small a cluster, or when all trials failed.
+    """
+    space = {key: _domain(value) for key, value in space.items()}
+    sweep = _resolved(sweep, space)
+    _claim(sweep, space)
+    results = join(sweep.folder, RESULTS_FILE)
+    if exists(results):
+        return json.loads(read_bytes(results))
+    _check_room(sweep)
+    quiet()
+    # Tune's newer output prints its settings at every verbosity, and errors of trials; progress is told otherwise.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SECONDS_BETWEEN_STATES)
+    sieve = Sieve(sweep.plan)
+    queue = Queue(actor_options={"num_cpus": 0})
+    with Listener(queue, on_progress):
+        tuner, expected = _tuner(sweep, space, queue, sieve)
+        grid = tuner.fit()
+    for config, reason in sieve.refused:
+        on_progress({"refused": config, "reason": reason})
+    found = sorted((_result(result, sweep) for result in grid), key=partial(_rank, metric=sweep.metric))
+    if len(found) < expected or any(trial["state"] == "interrupted" for trial in found):
+        # Tune takes Ctrl-C for itself, saves its state and returns what there is.
+        raise KeyboardInterrupt
+    if all(trial["state"] == "failed" for trial in found):
+        raise UserError(f"sweep {sweep.name}: all {len(found)} trials failed; the first: {found[0]['error']}")
+    upload_file(found[0]["network"], join(sweep.folder, NETWORK_FILE))
+    write_bytes(results, json.dumps(found, indent=1).encode())
+    return found
+
+
+def _domain(value: Any) -> Any:
+    """`tune.grid_search` as the choice that it is, so that every search can take it."""
+    listed_values = isinstance(value, dict) and set(value) == {"grid_search"}
+    return tune.choice(value["grid_search"]) if listed_values else value
+
+
+def _resolved(sweep: Sweep, space: Space) -> Sweep:
+    """The sweep with all that follows from its space and storage, after what can be refused at once."""
+    check_space(sweep.plan, space)
+    for name, value, valid in (
+        ("scheduler", sweep.scheduler, SCHEDULERS),
+        ("search", sweep.search, SEARCHES),
+        ("metric", sweep.metric, METRICS),
+    ):
+        if value not in valid:
+            raise UserError(f"sweep {sweep.name}: --{name}: expected {' or '.join(valid)}, found {value!r}")
+    if sweep.scheduler == "pbt" and sweep.search == "optuna":
+        raise UserError("--scheduler pbt changes trials itself; take --search random or grid with it")
+    if min(sweep.trials, sweep.concurrency, sweep.rungs) < 1 or sweep.reduction < 2:
+        raise UserError(
+            f"sweep {sweep.name}: expected at least 1 trial, concurrency and rung and a reduction of at least 2, found "
+            f"{sweep.trials}, {sweep.concurrency}, {sweep.rungs} and {sweep.reduction}"
+        )
+    if not is_local(sweep.storage):
+        raise UserError(f"sweep {sweep.name}: --storage must be a folder that all nodes see, found {sweep.storage}")
+    check_protocol(sweep.protocol)
+    split(Truth(sweep.validation))
+    sweep.plan.samplers()
+    plan = sweep.plan
+    if sweep.scheduler != "none":
+        plan = replace(plan, checkpoint_every=min(plan.checkpoint_every, sweep.first_rung))
+    shared = shared_stages(plan, {key: is_discrete(domain) for key, domain in space.items()})
+    places = {"storage": absolute(sweep.storage), "validation": absolute(sweep.validation)}
+    return replace(sweep, plan=plan, shared_stages=shared, **places)
+
+
+def _check_room(sweep: Sweep) -> None:
+    """Refuse trials that would wait for each other for ever: each needs CPUs to train and to decode.
+
+    Raises:
+        UserError: with what is asked and what is there.
+    """
+    resources = sweep.resources
+    workers = resources.workers * min(sweep.concurrency, sweep.trials)
+    try:
+        check_cluster(workers, resources.gpus > 0, resources.cpus, resources.feeders, gpu_share=resources.gpus or 1.0)
+    except UserError as error:
+        raise UserError(f"{sweep.concurrency} trials at a time: {error}, or --concurrency") from None
+
+
+def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune.Tuner, int]:
+    """The tuner, and how many trials it will have at least."""
+    # The trial itself needs next to nothing: what it starts on Ray Train reserves its own CPUs.
+    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep, queue=queue), {"cpu": 0.01})
+    path = join(sweep.folder, "tune")
+    searcher, configs = None, []
+    if sweep.search == "optuna" and any(isinstance(domain, Domain) for domain in space.values()):
+        searcher = SiftedOptuna(sieve, space, sweep.metric, sweep.seed)
+    else:
+        configs = listed(sieve, space, sweep.search, sweep.trials, sweep.seed)
+        if not configs:
+            raise UserError(f"sweep {sweep.name}: no configuration of the space can run; {sieve.refused[0][1]}")
+    if tune.Tuner.can_restore(path):
+        return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True), len(configs)
+    tuner = tune.Tuner(
+        trainable,
+        param_space={} if searcher else {CHOICES: tune.grid_search(configs)},
+        tune_config=tune.TuneConfig(
+            metric=sweep.metric,
+            mode="max",
+            num_samples=sweep.trials if searcher else 1,
+            max_concurrent_trials=sweep.concurrency,
+            search_alg=searcher,
+            trial_dirname_creator=_folder_name,
+            scheduler=_scheduler(sweep, space),
+        ),
+        run_config=tune.RunConfig(name="tune", storage_path=sweep.folder, verbose=0),
+    )
+    return tuner, len(configs)
+
+
+def _folder_name(trial: Any) -> str:
+    return trial.trial_id
+
+
+def _scheduler(sweep: Sweep, space: Space) -> TrialScheduler | None:
+    """Both count steps: what Tune counts itself starts anew when a sweep is restored."""
+    if sweep.scheduler == "asha":
+        return ASHAScheduler(
+            time_attr="step",
+            max_t=sweep.plan.total_steps,
+            grace_period=sweep.first_rung,
+            reduction_factor=sweep.reduction,
+        )
+    if sweep.scheduler == "none":
+        return None
+    mutations = {key: domain for key, domain in space.items() if is_setting(sweep.plan, key)}
+    mutations = {key: domain for key, domain in mutations.items() if isinstance(domain, Domain)}
+    if not mutations:
+        raise UserError("--scheduler pbt changes settings of stages while it trains; the space has none")
+    return PopulationBasedTraining(
+        time_attr="step",
+        perturbation_interval=sweep.first_rung,
+        quantile_fraction=_PBT_QUANTILE,
+        hyperparam_mutations={CHOICES: mutations},
+        custom_explore_fn=partial(_inside, space=mutations),
+    )
+
+
+def _inside(config: dict[str, Any], space: Space) -> dict[str, Any]:
+    """A configuration that was changed, back inside its ranges."""
+    choices = dict(config[CHOICES])
+    for key in choices.keys() & space.keys():
+        if (ends := bounds(space[key])) is not None:
+            choices[key] = space[key].cast(min(max(choices[key], ends[0]), ends[1]))
+    return {**config, CHOICES: choices}
+
+
+def _result(result: Any, sweep: Sweep) -> Found:
+    metrics = result.metrics or {}
+    trial = Path(result.path).name
+    run = metrics.get("run", f"{sweep.name}-{trial}")
+    step = metrics.get("step", 0)
+    error = _reason(result.error) if result.error else None
+    state = "failed" if error else "interrupted"
+    if not error and metrics.get("done"):
+        state = "finished" if step >= sweep.plan.total_steps else "stopped"
+    return {
+        "trial": trial,
+        "state": state,
+        "config": result.config[CHOICES],
+        "step": step,
+        **{name: None if error else metrics.get(name) for name in METRICS},
+        "rungs": rungs_of(join(sweep.folder, run, RUNGS)),
+        "network": None if error else metrics.get("network") or network_of(join(sweep.folder, run)),
+        "saved_steps": metrics.get("saved_steps", 0),
+        "saved_seconds": metrics.get("saved_seconds", 0.0),
+        "error": error,
+    }
+
+
+def _reason(error: Exception) -> str:
+    """Why a trial failed, in one line."""
+    mendable = find_user_error(error)
+    lines = str(mendable or error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].removeprefix("vosforge.errors.UserError: ")
+
+
+def _rank(trial: Found, metric: str) -> float:
+    """Sorts the best score first, and trials without one last."""
+    score = trial[metric]
+    return math.inf if score is None or math.isnan(score) else -score
+
+
+def _claim(sweep: Sweep, space: Space) -> None:
+    """Write what the sweep is, or refuse a folder that holds another sweep: Tune would mix the two."""
+    shards = ShardSet(sweep.validation)
+    settings = {
+        key: getattr(sweep, key)
+        for key in ("trials", "seed", "scheduler", "search", "metric", "rungs", "reduction", "protocol", "short_side")
+    }
+    content = {
+        "plan": asdict(sweep.plan),
+        **sweep.plan.contents(),
+        "space": {key: described(domain) for key, domain in space.items()},
+        **settings,
+        "validation": {"uri": sweep.validation, "digest": shards.digest},
+    }
+    claim(join(sweep.folder, SWEEP_FILE), content, f"sweep {sweep.name} in {sweep.storage}")
