@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from vosforge.evaluation.running import evaluate
 from vosforge.evaluation.truth import Truth
 from vosforge.networks import MemoryNetwork
 from vosforge.networks.stacking import StackingNetwork
-from vosforge.propagation import Ensemble, FlipAndScales, Model, Refined, Segmenter, segment_clip
+from vosforge.propagation import Model, segment_clip
 from vosforge.settings import Settings
 from vosforge.storage import download_file, exists, is_local, join, read_bytes, write_bytes
 from vosforge.training.clip_order import stage_sampler
-from vosforge.training.stacking import stacking_examples, train_stacking
+from vosforge.training.stacking import learn_stacking
 from vosforge.training.stages import Stage
 
 _STACKING_CLIPS = 48
@@ -93,8 +92,8 @@ def measure(what: Measurement, folder: str) -> dict[str, Any]:
     where = join(folder, f"{what.name}.json")
     if exists(where):
         return json.loads(read_bytes(where))
-    make = _maker(what)
-    segment = {"row": lambda clip: segment_clip(make(), clip, what.short_side)}
+    model = _model(what)
+    segment = {"row": lambda clip: segment_clip(model.start(what.device, what.settings), clip, what.short_side)}
     found = evaluate(segment, what.truth.open(), what.protocol)["row"]
     videos = {video: video_score(scores) for video, scores in found["scores"].items()}
     kept = {key: found[key] for key in ("J", "F", "J&F", "objects", "frames_per_second")}
@@ -103,22 +102,11 @@ def measure(what: Measurement, folder: str) -> dict[str, Any]:
     return result
 
 
-def _maker(what: Measurement) -> Callable[[], Segmenter]:
-    """What makes a fresh segmenter for each video."""
+def _model(what: Measurement) -> Model:
+    """The row's networks as one model."""
     members = [_load(uri, what.test_parts) for uri in what.members]
-    if what.merging == "average":
-        model = Model(members, budget=None)
-        return lambda: model.start(what.device, what.settings)
-    alone = replace(what.settings, flip=False, scales=(1.0,), refine=False)
-    segmenters = [Model([member], budget=None).start(what.device, alone) for member in members]
-    stacking = _stacking(what, segmenters)
-    views = FlipAndScales(what.settings.flip, what.settings.scales)
-
-    def make() -> Segmenter:
-        merged = Ensemble([segmenter.fresh() for segmenter in segmenters], views, stacking)
-        return Refined(merged) if what.settings.refine else merged
-
-    return make
+    how = "average" if what.merging == "average" else _stacking(what, members)
+    return Model(members, budget=None, how=how)
 
 
 def _load(uri: str, parts: dict[str, Any]) -> MemoryNetwork:
@@ -126,9 +114,10 @@ def _load(uri: str, parts: dict[str, Any]) -> MemoryNetwork:
         return networks.load(download_file(uri, Path(folder) / "network.safetensors"), **parts)
 
 
-def _stacking(what: Measurement, segmenters: list[Segmenter]) -> StackingNetwork:
+def _stacking(what: Measurement, members: list[MemoryNetwork]) -> StackingNetwork:
     """A stacking network that learnt from clips of the training videos, beyond those that the stage drew itself."""
+    alone = [Model([member], budget=None).start(what.device) for member in members]
     sampler = stage_sampler(what.stage, [ShardSet(uri) for uri in what.data], what.seed)
     first = what.stage.steps * what.stage.batch
     clips = (sampler.clip(first + i) for i in range(_STACKING_CLIPS))
-    return train_stacking(stacking_examples(segmenters, clips), seed=what.seed)
+    return learn_stacking(alone, clips, what.seed)

@@ -10,8 +10,8 @@ from vosforge.errors import UserError
 from vosforge.networks.stacking import StackingNetwork
 from vosforge.search.probabilities import Watched
 from vosforge.search.selecting import Board, reduced_frames
+from vosforge.training.stacking import Lesson, fit_stacking
 
-_LEARNING_RATE = 2e-3
 _FRAMES = 4
 
 
@@ -30,21 +30,13 @@ def train_stacking(board: Board, members: tuple[int, ...], steps: int = 200, see
     lessons = [(v, frames) for v, video in enumerate(board.videos) if (frames := _frames(video)) and video.objects]
     if not lessons:
         raise UserError("stacking: no video has an annotated frame after its objects' first ones")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = StackingNetwork(len(members))
-    optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
-    rng = np.random.default_rng(seed)
-    network.train()
-    for step in range(steps):
+
+    def draw(rng: np.random.Generator) -> Lesson:
         v, frames = lessons[rng.integers(len(lessons))]
         chosen = rng.choice(frames, min(_FRAMES, len(frames)), replace=False)
-        for group in optimizer.param_groups:
-            group["lr"] = _LEARNING_RATE * (1 - step / steps)
-        optimizer.zero_grad()
-        _loss(network, board, members, v, np.sort(chosen)).backward()
-        optimizer.step()
-    return network.eval()
+        return _lesson(board, members, v, np.sort(chosen))
+
+    return fit_stacking(len(members), draw, steps, seed)
 
 
 def _frames(video: Watched) -> list[int]:
@@ -52,14 +44,14 @@ def _frames(video: Watched) -> list[int]:
     return [a for a in range(len(video.masks)) if a not in video.given and video.masks[a].any()]
 
 
-def _loss(network: StackingNetwork, board: Board, members: tuple[int, ...], v: int, frames: np.ndarray) -> torch.Tensor:
-    """Cross-entropy on some frames of the v-th video, at the size of the predictions."""
+def _lesson(board: Board, members: tuple[int, ...], v: int, frames: np.ndarray) -> Lesson:
+    """Some frames of the v-th video, at the size of the predictions."""
     video, places = board.videos[v], torch.from_numpy(frames)
     found = board.stacked(members, v)[:, places]
     images = reduced_frames(video, found.shape[-2:])[places]
     classes = torch.from_numpy(np.searchsorted([0, *video.objects], _known(video)[frames]))
     wanted = F.interpolate(classes[:, None].float(), tuple(found.shape[-2:]), mode="nearest")[:, 0].long()
-    return F.cross_entropy(network(images, found.transpose(0, 1)), wanted)
+    return images, found.transpose(0, 1), wanted
 
 
 def _known(video: Watched) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import Any
 
 from vosforge.errors import UserError
 from vosforge.search.space import first_stage
-from vosforge.storage import canonical, exists, join, local_path, read_bytes, write_bytes
+from vosforge.storage import exists, join, local_path, read_bytes, write_bytes
 from vosforge.training.checkpoints import latest_whole
 from vosforge.training.plan import TrainingPlan
 
@@ -60,9 +59,8 @@ def shared_stages(plan: TrainingPlan, discrete: dict[str, bool]) -> int:
 
 def leading(plan: TrainingPlan, stages: int) -> TrainingPlan:
     """The plan up to a stage, under a name that follows from all that determines its weights."""
-    part = replace(plan, name="warm", stages=plan.stages[:stages])
-    content = canonical({"plan": part.digest, **part.contents()})
-    return replace(part, name=f"warm-{hashlib.sha256(content.encode()).hexdigest()[:16]}")
+    part = replace(plan, stages=plan.stages[:stages])
+    return replace(part, name=f"warm-{part.content_digest}")
 
 
 def warm_start(plan: TrainingPlan, stages: int, storage: str, train: Callable[[TrainingPlan, str], Any]) -> WarmStart:

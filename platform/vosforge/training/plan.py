@@ -84,6 +84,12 @@ class TrainingPlan:
         return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
     @property
+    def content_digest(self) -> str:
+        """Short hex digest of all that the weights follow from: the plan, and the contents of what it names by path."""
+        content = canonical({"plan": self.digest, **self.contents()})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
     def total_steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from vosforge.networks.stacking import StackingNetwork
 from vosforge.propagation import Ensemble, Segmenter
 from vosforge.propagation.segmenter import Around
 
-Example = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""A frame `(3, H, W)`, the members' probabilities `(M, K + 1, H, W)` of it, and the true channel `(H, W)` int64."""
+Lesson = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Frames `(B, 3, H, W)`, the members' probabilities `(B, M, K + 1, H, W)` of them, true channels `(B, H, W)` int64."""
+_LEARNING_RATE = 2e-3
 
 
 class _Heard(Around):
@@ -32,56 +33,63 @@ class _Heard(Around):
         return _Heard(self.member.fresh())
 
 
-def stacking_examples(members: Sequence[Segmenter], clips: Iterable[Clip]) -> list[Example]:
-    """What members answer on clips when their average is what all remember.
-
-    Args:
-        members: fresh segmenters.
-        clips: annotated, with their objects in the first frame; those without objects give nothing.
-    """
-    examples = []
-    for clip in clips:
-        heard = [_Heard(member.fresh()) for member in members]
-        ensemble = Ensemble(heard)
-        for t, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
-            ensemble.step(frame, mask if t == 0 else None)
-            if t == 0 and not ensemble.objects:
-                break
-            if t:
-                known = np.array([0, *ensemble.objects])
-                truth = np.where(np.isin(mask, known), np.searchsorted(known, mask), 0)
-                answers = torch.stack([member.answer.float().cpu() for member in heard])
-                seen = torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
-                examples.append((seen, answers, torch.from_numpy(truth)))
-    return examples
-
-
-def train_stacking(examples: Sequence[Example], steps: int = 300, rate: float = 3e-3, seed: int = 0) -> StackingNetwork:
-    """A stacking network that learnt from examples, by cross-entropy; it starts as the members' average.
+def fit_stacking(
+    members: int, draw: Callable[[np.random.Generator], Lesson], steps: int = 200, seed: int = 0
+) -> StackingNetwork:
+    """A stacking network that learnt by cross-entropy, beginning from its members' average.
 
     The paper names neither its data nor its training.
 
     Args:
-        examples: of `stacking_examples`.
-        steps: of Adam, one example each.
-        rate: of Adam.
-        seed: of weights and order.
-
-    Raises:
-        UserError: when there is no example.
+        members: M.
+        draw: from random numbers to what one step learns from.
+        steps: of Adam; its rate falls linearly to 0.
+        seed: of weights and draws.
     """
-    if not examples:
-        raise UserError("stacking: expected clips with objects to learn from, found none")
-    torch.manual_seed(seed)
-    network = StackingNetwork(len(examples[0][1]))
-    optimizer = torch.optim.Adam(network.parameters(), rate)
-    rng = np.random.default_rng([seed, len(examples)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = StackingNetwork(members)
+    optimizer = torch.optim.Adam(network.parameters(), lr=_LEARNING_RATE)
+    rng = np.random.default_rng(seed)
+    network.train()
     for step in range(steps):
-        frame, answers, truth = examples[int(rng.integers(len(examples)))]
+        frames, answers, truth = draw(rng)
         for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - step / steps)
-        loss = F.cross_entropy(network(frame[None], answers[None]), truth[None])
+            group["lr"] = _LEARNING_RATE * (1 - step / steps)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        F.cross_entropy(network(frames, answers), truth).backward()
         optimizer.step()
     return network.eval()
+
+
+def learn_stacking(members: Sequence[Segmenter], clips: Iterable[Clip], seed: int = 0) -> StackingNetwork:
+    """A stacking network that learnt from what members answer on clips.
+
+    Args:
+        members: fresh segmenters; on the clips the average of all is what each remembers.
+        clips: annotated, with their objects in the first frame; those without objects give nothing.
+        seed: as in `fit_stacking`.
+
+    Raises:
+        UserError: when no clip has an object.
+    """
+    lessons = [lesson for clip in clips for lesson in _lessons(members, clip)]
+    if not lessons:
+        raise UserError("stacking: expected clips with objects to learn from, found none")
+    return fit_stacking(len(members), lambda rng: lessons[int(rng.integers(len(lessons)))], seed=seed)
+
+
+def _lessons(members: Sequence[Segmenter], clip: Clip) -> Iterator[Lesson]:
+    """One lesson from each frame after the first."""
+    heard = [_Heard(member.fresh()) for member in members]
+    ensemble = Ensemble(heard)
+    for t, (frame, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
+        ensemble.step(frame, None if t else mask)
+        if not ensemble.objects:
+            return
+        if t:
+            known = np.array([0, *ensemble.objects])
+            truth = np.where(np.isin(mask, known), np.searchsorted(known, mask), 0)
+            answers = torch.stack([member.answer.float().cpu() for member in heard])
+            seen = torch.from_numpy(frame.copy()).permute(2, 0, 1).float() / 255
+            yield seen[None], answers[None], torch.from_numpy(truth)[None]
