@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from vosforge.ablation.measuring import Measurement, TruthSource
@@ -88,9 +89,12 @@ class Study:
             seed=seed,
         )
 
+    @cached_property
+    def _datasets(self) -> set[str]:
+        return dataset_names([ShardSet(uri) for uri in self.data])
+
     def _stage(self, stage: Stage, what: Trained) -> Stage:
-        there = dataset_names([ShardSet(uri) for uri in self.data])
-        repeats = tuple(pair for pair in stage.repeats if pair[0].lower() in there)
+        repeats = tuple(pair for pair in stage.repeats if pair[0].lower() in self._datasets)
         sampling = stage.sampling if self.crop is None else replace(stage.sampling, crop=(self.crop, self.crop))
         changed = replace(stage, repeats=repeats, sampling=sampling, corruption=Corruption(), **self.numbers)
         return replace(changed, learning_rate=changed.learning_rate * what.rate)
@@ -145,7 +149,8 @@ def _add_chain(found: Needs, study: Study, table: Table, member: Trained, seed: 
     found.wanted += plan.total_steps
     for before, link in zip([None, *links], links, strict=False):
         if link.name not in found.runs:
-            link.samplers()
+            if not any(plan.stages == link.stages for plan in found.runs.values()):
+                link.samplers()
             found.runs[link.name] = link
             found.after[link.name] = before.name if before else None
     return links

@@ -109,7 +109,7 @@ _EMN_TABLES = (
         (
             Row(("-",), (0.763,), (_EMN_PLAIN,), {"aggregation": "none"}),
             Row(("winner-take-all",), (0.768,), (_EMN_PLAIN,), {"aggregation": "winner-take-all"}, against=0),
-            Row(("softmax aggregation",), (0.783,), (_EMN_PLAIN,), {"aggregation": "soft"}, against=0),
+            Row(("softmax aggregation",), (0.783,), (_EMN_PLAIN,), against=0),
         ),
     ),
     Table(
