@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,12 @@ def test_networks_data_and_the_bare_loop_need_neither_ray_nor_mlflow():
     )
     done = run(f"import {modules}, sys; print([m for m in ('ray', 'mlflow') if m in sys.modules])", ROOT)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_two_files_of_training_know_ray():
+    files = (ROOT / "platform" / "vosforge" / "training").glob("*.py")
+    knowing = {path.name for path in files if re.search(r"^\s*(import|from) ray\b", path.read_text(), re.MULTILINE)}
+    assert knowing == {"on_ray.py", "ray_hooks.py"}
 
 
 def test_decoding_workers_start_without_torch():

@@ -70,8 +70,10 @@ class PatientFileSystem(pyarrow.fs.S3FileSystem):
     pyarrow's own forgets when it is pickled how often to try, and then gives up after about a second.
     """
 
+    endpoint: str | None = None
+
     def __reduce__(self) -> tuple[Callable[..., PatientFileSystem], tuple[str, str | None]]:
-        return patient_file_system, (self.region, _endpoint())
+        return patient_file_system, (self.region, self.endpoint)
 
 
 def patient_file_system(region: str | None = None, endpoint: str | None = None) -> PatientFileSystem:
@@ -80,13 +82,16 @@ def patient_file_system(region: str | None = None, endpoint: str | None = None) 
     Args:
         region, endpoint: of the store; by default those of the usual variables and profiles.
     """
-    return PatientFileSystem(
+    endpoint = _endpoint() or endpoint
+    made = PatientFileSystem(
         region=region or boto3.Session().region_name,
-        endpoint_override=_endpoint() or endpoint,
+        endpoint_override=endpoint,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_PATIENT_ATTEMPTS),
         connect_timeout=10,
         request_timeout=60,
     )
+    made.endpoint = endpoint
+    return made
 
 
 def _endpoint() -> str | None:

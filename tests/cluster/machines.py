@@ -30,7 +30,7 @@ FAST = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_timeout_ms": "10000",
     "RAY_health_check_failure_threshold": "3",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
@@ -63,7 +63,7 @@ class Machines:
         self.environment = {**kept, **FAST, **variables}
         with self._environment():
             head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": str(folder)}
-            self.cluster = Cluster(initialize_head=True, head_node_args=head)
+            self.cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
             # So that programs that want a cluster of their own do not find this one.
             ray._common.utils.reset_ray_address()
         self.environment["RAY_ADDRESS"] = self.cluster.address
@@ -79,7 +79,8 @@ class Machines:
     def add(self) -> ray._private.node.Node:
         """Another node of two CPUs."""
         with self._environment():
-            return self.cluster.add_node(num_cpus=2, temp_dir=str(self.folder), object_store_memory=_STORE_BYTES)
+            arguments = {"num_cpus": 2, "temp_dir": str(self.folder), "object_store_memory": _STORE_BYTES}
+            return _patiently(lambda: self.cluster.add_node(**arguments))
 
     def complete(self) -> None:
         """Two nodes again, whatever became of them."""
@@ -135,6 +136,14 @@ class Machines:
 
     def stop(self) -> None:
         self.cluster.shutdown()
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Start a node; on a busy machine it may take longer than the half minute for which Ray waits."""
+    for _ in range(3):
+        with contextlib.suppress(Exception):
+            return start()
+    return start()
 
 
 def _raylet(node: ray._private.node.Node) -> int:

@@ -124,8 +124,9 @@ def test_run_whose_node_of_rank_0_dies_goes_on_with_one_worker_and_then_with_two
     training.wait_for(EVERY + 10)
     fault = time.monotonic()
     machines.kill(machines.node_of_rank("run", 0))
-    training.wait_until(lambda: training.steps[-1][0] > fault + 2, "a step of one worker")
-    assert [size for _, size in machines.groups("run")] == [2, 1]
+    training.wait_until(lambda: len(machines.groups("run")) == 2, "one worker")
+    alone = machines.groups("run")[-1][0]
+    training.wait_until(lambda: training.steps[-1][0] > alone + 1, "a step of one worker")
     told = training.recovery(fault)
     back = time.monotonic()
     machines.complete()
@@ -157,13 +158,13 @@ def test_notice_of_preemption_leads_to_one_checkpoint_before_the_node_goes(start
     training.wait_for(20)
     leaving = machines.node_of_rank("run", 0)
     notice = time.monotonic()
-    machines.announce(leaving, 20)
+    machines.announce(leaving, 60)
     snapshot = tmp_path / "run" / "checkpoint_manager_snapshot.json"
-    training.wait_until(lambda: snapshot.exists() and "step_" in snapshot.read_text(), "a checkpoint", timeout=20)
+    training.wait_until(lambda: snapshot.exists() and "step_" in snapshot.read_text(), "a checkpoint", timeout=50)
     kept, heard = registered(tmp_path / "run"), time.monotonic() - notice
-    time.sleep(max(0, notice + 18 - time.monotonic()))
-    folders = [name for name in list_names(tmp_path / "run") if name.startswith("step_0")]
-    assert folders == [kept]
+    # Past two more steps at which the loop asks for notices.
+    training.wait_for(int(kept.removeprefix("step_")) + 21)
+    assert [name for name in list_names(tmp_path / "run") if name.startswith("step_0")] == [kept]
     reached, fault = training.reached, time.monotonic()
     machines.kill(leaving)
     training.finish()
