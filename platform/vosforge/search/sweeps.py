@@ -35,6 +35,7 @@ SEARCHES = ("optuna", "random", "grid")
 # A sweep that is killed forgets at most what happened since.
 _SECONDS_BETWEEN_STATES = "2"
 _PBT_QUANTILE = 0.34
+_LONGEST_REASON = 300
 
 Space = dict[str, Any]
 Found = dict[str, Any]
@@ -215,7 +216,7 @@ def _result(result: Any, sweep: Sweep) -> Found:
     trial = Path(result.path).name
     run = metrics.get("run", f"{sweep.name}-{trial}")
     step = metrics.get("step", 0)
-    error = _reason(result.error) if result.error else None
+    error = reason(result.error) if result.error else None
     state = "failed" if error else "interrupted"
     if not error and metrics.get("done"):
         state = "finished" if step >= sweep.plan.total_steps else "stopped"
@@ -233,11 +234,15 @@ def _result(result: Any, sweep: Sweep) -> Found:
     }
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why a trial failed, in one line."""
     mendable = find_user_error(error)
     lines = str(mendable or error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].removeprefix("vosforge.errors.UserError: ")
+    # What was raised stands after the last frame of a traceback; Ray adds pages to it.
+    frames = [i for i, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    raised = [line for line in lines[frames[-1] :] if line == line.lstrip()] if frames else lines
+    told = (raised or lines[-1:])[0]
+    return told.removeprefix("vosforge.errors.UserError: ")[:_LONGEST_REASON]
 
 
 def _rank(trial: Found, metric: str) -> float:
