@@ -5,6 +5,7 @@ from ray import tune
 
 from vosforge.errors import UserError
 from vosforge.search.searchers import Sieve, SiftedOptuna, listed, points
+from vosforge.search.sweeps import reason
 from vosforge.training import curricula
 from vosforge.training.plan import TrainingPlan
 
@@ -50,3 +51,11 @@ def test_a_grid_takes_the_ends_and_the_middle_of_ranges():
     assert points("dense") == ["dense"]
     with pytest.raises(UserError, match="a grid takes choices and ranges with two ends"):
         points(tune.randn())
+
+
+def test_why_a_trial_failed_is_the_line_that_was_raised():
+    died = 'Failure # 1\n  File "a.py", line 3, in work\n    run()\nOutOfMemoryError: 10 workers were killed\nhelp\n'
+    assert reason(RuntimeError(died)) == "OutOfMemoryError: 10 workers were killed"
+    assert reason(RuntimeError("The actor died unexpectedly.\nIts id is 1.")) == "The actor died unexpectedly."
+    refused = 'Traceback\n  File "a.py", line 3, in work\n    run()\n    ^^^^^\nvosforge.errors.UserError: run a: NaN'
+    assert reason(RuntimeError(refused)) == "run a: NaN"

@@ -22,7 +22,7 @@ from vosforge.evaluation.protocols import check_protocol
 from vosforge.evaluation.truth import Truth
 from vosforge.search.examining import METRICS, RUNGS, rungs_of
 from vosforge.search.members import NETWORK_FILE, RESULTS_FILE, SWEEP_FILE
-from vosforge.search.searchers import Sieve, SiftedOptuna, bounds, described, is_discrete, listed, quiet
+from vosforge.search.searchers import Sieve, SiftedOptuna, bounds, described, is_discrete, listed, points, quiet
 from vosforge.search.space import CHOICES, check_space, is_setting
 from vosforge.search.splits import split
 from vosforge.search.trials import Sweep, network_of, run_trial
@@ -36,6 +36,7 @@ SEARCHES = ("optuna", "random", "grid")
 # A sweep that is killed forgets at most what happened since.
 _SECONDS_BETWEEN_STATES = "2"
 _PBT_QUANTILE = 0.34
+_LONGEST_REASON = 300
 
 Space = dict[str, Any]
 Found = dict[str, Any]
@@ -165,7 +166,7 @@ def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune
             max_concurrent_trials=sweep.concurrency,
             search_alg=searcher,
             trial_dirname_creator=_folder_name,
-            scheduler=_scheduler(sweep, space),
+            scheduler=_scheduler(sweep, space, configs),
         ),
         run_config=tune.RunConfig(name="tune", storage_path=sweep.folder, verbose=0),
     )
@@ -176,7 +177,7 @@ def _folder_name(trial: Any) -> str:
     return trial.trial_id
 
 
-def _scheduler(sweep: Sweep, space: Space) -> TrialScheduler | None:
+def _scheduler(sweep: Sweep, space: Space, configs: list[dict[str, Any]]) -> TrialScheduler | None:
     """Both count steps: what Tune counts itself starts anew when a sweep is restored."""
     if sweep.scheduler == "asha":
         return ASHAScheduler(
@@ -187,15 +188,17 @@ def _scheduler(sweep: Sweep, space: Space) -> TrialScheduler | None:
         )
     if sweep.scheduler == "none":
         return None
-    mutations = {key: domain for key, domain in space.items() if is_setting(sweep.plan, key)}
-    mutations = {key: domain for key, domain in mutations.items() if isinstance(domain, Domain)}
+    # Settings that each trial has: some may lack those that their own choices leave without effect.
+    shared = [key for key in space if is_setting(sweep.plan, key) and all(key in config for config in configs)]
+    mutations = {key: space[key] for key in shared if isinstance(space[key], Domain)}
     if not mutations:
         raise UserError("--scheduler pbt changes settings of stages while it trains; the space has none")
     return PopulationBasedTraining(
         time_attr="step",
         perturbation_interval=sweep.first_rung,
         quantile_fraction=_PBT_QUANTILE,
-        hyperparam_mutations={CHOICES: mutations},
+        # Numbers of a range are multiplied, values of a choice exchanged for their neighbours.
+        hyperparam_mutations={CHOICES: {key: points(d) if bounds(d) is None else d for key, d in mutations.items()}},
         custom_explore_fn=partial(_inside, space=mutations),
     )
 
@@ -214,7 +217,7 @@ def _result(result: Any, sweep: Sweep) -> Found:
     trial = Path(result.path).name
     run = metrics.get("run", f"{sweep.name}-{trial}")
     step = metrics.get("step", 0)
-    error = _reason(result.error) if result.error else None
+    error = reason(result.error) if result.error else None
     state = "failed" if error else "interrupted"
     if not error and metrics.get("done"):
         state = "finished" if step >= sweep.plan.total_steps else "stopped"
@@ -232,11 +235,15 @@ def _result(result: Any, sweep: Sweep) -> Found:
     }
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why a trial failed, in one line."""
     mendable = find_user_error(error)
     lines = str(mendable or error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].removeprefix("vosforge.errors.UserError: ")
+    # What was raised stands after the last frame of a traceback; Ray adds pages to it.
+    frames = [i for i, line in enumerate(lines) if line.lstrip().startswith('File "')]
+    raised = [line for line in lines[frames[-1] :] if line == line.lstrip()] if frames else lines
+    told = (raised or lines[-1:])[0]
+    return told.removeprefix("vosforge.errors.UserError: ")[:_LONGEST_REASON]
 
 
 def _rank(trial: Found, metric: str) -> float:
