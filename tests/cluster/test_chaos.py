@@ -124,18 +124,18 @@ def test_run_whose_node_of_rank_0_dies_goes_on_with_one_worker_and_then_with_two
     training.wait_for(EVERY + 10)
     fault = time.monotonic()
     machines.kill(machines.node_of_rank("run", 0))
-    training.wait_until(lambda: len(machines.groups("run")) == 2, "one worker")
+    training.wait_until(lambda: machines.groups("run")[-1][1] == 1, "one worker")
     alone = machines.groups("run")[-1][0]
     training.wait_until(lambda: training.steps[-1][0] > alone + 1, "a step of one worker")
-    told = training.recovery(fault)
     back = time.monotonic()
     machines.complete()
-    training.wait_until(lambda: len(machines.groups("run")) == 3, "two workers")
+    training.wait_until(lambda: machines.groups("run")[-1][1] == 2, "two workers")
     training.finish()
-    (_, first), (_, second), (grown, third) = machines.groups("run")
-    assert (first, second, third) == (2, 1, 2)
-    told += f"; two workers {grown - back:.1f} s after a node came back"
-    check_equal(tmp_path / "run", undisturbed, f"node of rank 0 killed: {told}, {training.repeated()} in all")
+    # The other worker may hear of the death before Ray does, which then starts two at first where one has decoders.
+    assert [size for _, size in machines.groups("run")] in ([2, 1, 2], [2, 2, 1, 2])
+    grown = machines.groups("run")[-1][0]
+    told = f"{training.recovery(fault)}; two workers {grown - back:.1f} s after a node came back"
+    check_equal(tmp_path / "run", undisturbed, f"node of rank 0 killed: {told}")
 
 
 def test_run_whose_decoders_node_dies_goes_on(start, machines, undisturbed, tmp_path):
