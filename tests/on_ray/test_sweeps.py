@@ -9,7 +9,6 @@ import pytest
 from mlflow import MlflowClient
 from ray import tune
 
-from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import describe
 from vosforge.search.members import gather
@@ -27,7 +26,7 @@ def sweep(make_plan, tmp_path, build_shards, moving) -> Sweep:
     return Sweep("sweep", plan, str(tmp_path / "validation"), storage, 3, search="grid", scheduler="asha", rungs=2)
 
 
-def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep, tmp_path, build_shards, moving):
+def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep, tmp_path):
     """A grid of three: two that differ in the last stage's rate, of which one meets NaN, and in the memory at test."""
     space = {
         "last.learning_rate": tune.choice([1e-3, 1e25]),
@@ -79,13 +78,20 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
     assert children[best["trial"]].data.params["top_k"] == "9"
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"trials.json"}
 
-    # A finished sweep is over, its networks are candidates, and its shards must not change.
+    # A finished sweep is over, and its networks are candidates.
     assert run_sweep(sweep, space, heard.append) == json.loads(json.dumps(found))
     assert best["trial"] in [one.name for one in gather([f"{sweep.storage}/sweep"]).candidates]
-    with pytest.raises(UserError, match=r"sweep sweep in .* was started with another rungs; choose another name"):
-        run_sweep(replace(sweep, rungs=3), space)
+
+
+def test_a_sweep_of_other_settings_or_of_shards_that_changed_since_is_refused(sweep, build_shards, moving):
+    space = {"reader": tune.choice(["dense", "topk"])}
+    with pytest.raises(UserError, match="lower --workers or --feeders, or --concurrency"):
+        run_sweep(replace(sweep, concurrency=3), space)
+    with pytest.raises(UserError, match=r"sweep sweep in .* was started with another seed; choose another name"):
+        run_sweep(replace(sweep, seed=1), space)
+    with pytest.raises(UserError, match=r"was started with another space\.reader; choose another name"):
+        run_sweep(sweep, {"reader": "dense"})
     build_shards(sweep.validation, [moving(f"v{i}", i + 9) for i in range(4)])
-    assert ShardSet(sweep.validation).digest
     with pytest.raises(UserError, match=r"was started with another validation\.digest; choose another name"):
         run_sweep(sweep, space)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -176,5 +177,6 @@ def described(domain: Any) -> Any:
 
 
 def quiet() -> None:
-    """Keep Optuna's own messages off the terminal; what it proposes is told by the sweep."""
+    """Keep Optuna's and Tune's own messages off the terminal: what became of trials is told by the sweep."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)

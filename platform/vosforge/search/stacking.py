@@ -12,16 +12,16 @@ from vosforge.search.probabilities import Watched
 from vosforge.search.selecting import Board, reduced_frames
 from vosforge.training.stacking import Lesson, fit_stacking
 
-_FRAMES = 4
+_FRAMES = 2
 
 
-def train_stacking(board: Board, members: tuple[int, ...], steps: int = 200, seed: int = 0) -> StackingNetwork:
+def train_stacking(board: Board, members: tuple[int, ...], steps: int = 150, seed: int = 0) -> StackingNetwork:
     """Learn from stored predictions to merge some members, beginning from their average.
 
     Args:
         board: of videos that the members were not chosen by.
         members: positions among its candidates.
-        steps: of Adam, each on four frames of one video.
+        steps: of Adam, each on two frames of one video.
         seed: of weights and the order of videos.
 
     Raises:
