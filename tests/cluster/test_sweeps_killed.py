@@ -25,10 +25,10 @@ from vosforge.training.plan import read_plan
 
 storage, scheduler, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3])
 plan = read_plan(f"{storage}/base")[0]
-space = {"last.learning_rate": tune.choice([1e-3, 1.1e-3]) if scheduler == "none" else tune.loguniform(1e-4, 1e-2),
+space = {"last.learning_rate": tune.choice([1e-3, 1.1e-3]) if scheduler == "none" else tune.loguniform(1e-5, 1e-2),
          "memory_every": 5}
 sweep = Sweep("sweep", plan, f"{storage}/validation", storage, 2, concurrency, scheduler=scheduler,
-              search="grid" if scheduler == "none" else "random", rungs=4)
+              search="grid" if scheduler == "none" else "random", rungs=4 if scheduler == "none" else 12)
 cluster.connect()
 found = run_sweep(sweep, space, lambda news: print(json.dumps(news), flush=True))
 print(json.dumps({"found": found}), flush=True)
@@ -114,7 +114,7 @@ def test_population_based_training_goes_on_from_the_better_trials_weights(storag
     plans = {name: json.loads((storage / "sweep" / name / "plan.json").read_text()) for name in runs}
     rates = {plan["stages"][1]["learning_rate"] for plan in plans.values()}
     assert len(rates) == len(runs)
-    assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert all(1e-5 <= rate <= 1e-2 for rate in rates)
     ended = [name for name in cloned if (storage / "sweep" / name / "network.safetensors").is_file()]
     assert ended, runs
 
