@@ -23,6 +23,7 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vosforge.clip import Clip
 from vosforge.data.streams import run_workers
@@ -102,7 +103,9 @@ def fit(
     settings = {"workers": workers, "min_workers": least if least < workers else None}
     settings |= {"gpu": use_gpu, "feeders": feeders, "threads": threads, "execution": asdict(execution)}
     note_execution(storage, plan.name, settings)
-    queue = Queue(actor_options={"num_cpus": 0})
+    # Beside the driver: on a node that dies it would take all further news with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     run = join(absolute(storage), plan.name)
     trainer = _Trainer(
         _worker,
