@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from vosforge.training.plan import TrainingPlan
+from vosforge.training.plan import TrainingPlan, claim_run
 
 pytestmark = pytest.mark.cluster
 SWEEP = """
@@ -36,13 +37,21 @@ print(json.dumps({"found": found}), flush=True)
 
 
 @pytest.fixture
-def storage(make_plan, build_shards, moving, tmp_path) -> Path:
-    from vosforge.training.plan import claim_run
+def prepare(make_plan, build_shards, moving, tmp_path) -> Callable[[int], Path]:
+    """A folder with the plan of a sweep of so many steps a stage, and its validation set."""
 
-    build_shards(tmp_path / "validation", [moving(f"v{i}", i) for i in range(4)])
-    plan: TrainingPlan = make_plan("base", steps=24, probe_clips=0, checkpoint_every=4)
-    claim_run(str(tmp_path), plan, "ray")
-    return tmp_path
+    def make(steps: int) -> Path:
+        build_shards(tmp_path / "validation", [moving(f"v{i}", i) for i in range(4)])
+        plan: TrainingPlan = make_plan("base", steps=steps, probe_clips=0, checkpoint_every=4)
+        claim_run(str(tmp_path), plan, "ray")
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def storage(prepare) -> Path:
+    return prepare(24)
 
 
 def start(storage: Path, scheduler: str, concurrency: int) -> subprocess.Popen[str]:
@@ -102,7 +111,9 @@ def test_a_killed_sweep_goes_on_finished_trials_stay_and_running_ones_resume(sto
 
 
 @pytest.mark.timeout(900)
-def test_population_based_training_goes_on_from_the_better_trials_weights(storage):
+def test_population_based_training_goes_on_from_the_better_trials_weights(prepare):
+    # Long enough that both trials are under way at a time, although they start one after the other.
+    storage = prepare(200)
     process = start(storage, "pbt", 2)
     heard = told(process)
     found = heard[-1]["found"]
