@@ -122,6 +122,9 @@ def make_study(options: Options, storage: str) -> Study:
         raise UserError(f"--storage {storage}: with --local it must be a local folder; leave --local out")
     if options.local and (options.workers != 1 or options.gpu):
         raise UserError("--local trains in single processes; leave --workers and --gpu out")
+    for flag in ("at_once", "workers", "threads"):
+        if getattr(options, flag) is not None and getattr(options, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')}: expected at least 1, found {getattr(options, flag)}")
     numbers = {key: getattr(options, key) for key in ("steps", "batch", "learning_rate")}
     return Study(
         tables(options.network),

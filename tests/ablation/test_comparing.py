@@ -54,6 +54,10 @@ def test_interval_of_one_seed_is_of_its_videos():
     assert one.half > 0
 
 
+def test_one_video_of_one_seed_tells_nothing():
+    assert change([{"a": 0.9}], [{"a": 0.1}]).in_the_noise
+
+
 def test_videos_that_one_lacks_have_no_part():
     ours = scores(0)
     del ours[1]["v3"]

@@ -15,12 +15,13 @@ ROWS = [(name, table, row) for name, own in TABLES.items() for table in own for 
 
 
 @pytest.fixture
-def study(make_plan, build_shards, tmp_path):
+def study(make_plan, build_shards, moving, tmp_path):
     """A study of any network on tiny shards."""
     data = tuple(make_plan().data)
+    build_shards(tmp_path / "truth", [moving("t", 7)])
 
     def make(network: str, **changes: object) -> Study:
-        truth = TruthSource(data[1])
+        truth = TruthSource(str(tmp_path / "truth"))
         settings = {"seeds": (0, 1), "stages": ("bl30k", "videos"), "numbers": {"steps": 2, "batch": 2}, "crop": 32}
         return Study(tables(network), "nano", data, (truth,), str(tmp_path / "runs"), **{**settings, **changes})
 
@@ -84,6 +85,12 @@ def test_study_without_seeds_or_with_one_twice_is_refused(study):
         study("stm", seeds=())
     with pytest.raises(UserError, match=r"--seeds: .* found 1 1"):
         study("stm", seeds=(1, 1))
+
+
+def test_videos_that_are_trained_on_are_no_truth(study):
+    trained_on = study("stm").data[0]
+    with pytest.raises(UserError, match=f"--truth {trained_on}: expected videos that nothing is trained on"):
+        needs(study("stm", truths=(TruthSource(trained_on),)))
 
 
 def test_stage_without_data_is_refused_before_anything_is_trained(study):

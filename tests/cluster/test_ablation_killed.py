@@ -15,11 +15,11 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def command(plan, storage: Path, *more: object) -> list[str]:
-    bl30k, videos = plan.data
+def command(plan, truth: Path, storage: Path, *more: object) -> list[str]:
+    bl30k, _ = plan.data
     return [
         sys.executable, str(ROOT / "jobs" / "ablate.py"), "--network", "camn", "--size", "nano", "--stages", "bl30k",
-        "--data", bl30k, "--truth", videos, "--storage", str(storage), "--steps", "4", "--batch", "2",
+        "--data", bl30k, "--truth", str(truth), "--storage", str(storage), "--steps", "4", "--batch", "2",
         "--crop", "32", "--seeds", "0", *map(str, more),
     ]  # fmt: skip
 
@@ -32,15 +32,16 @@ def finish(words: list[str], environment: dict[str, str]) -> str:
 
 def figures(storage: Path) -> list[list[float]]:
     (table,) = json.loads((storage / "ablation-camn-nano" / "report.json").read_text())
-    return [row["sets"]["videos"]["J&F"] for row in table["rows"]]
+    return [row["sets"]["truth"]["J&F"] for row in table["rows"]]
 
 
 @pytest.mark.timeout(1500)
-def test_killed_ablation_goes_on_to_the_same_figures_here_and_on_ray(make_plan, tmp_path):
-    plan = make_plan()
+def test_killed_ablation_goes_on_to_the_same_figures_here_and_on_ray(make_plan, build_shards, moving, tmp_path):
+    plan, truth = make_plan(), tmp_path / "truth"
+    build_shards(truth, [moving(f"t{i}", i + 5) for i in range(2)])
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment = {**kept, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-    words = command(plan, tmp_path / "here", "--local")
+    words = command(plan, truth, tmp_path / "here", "--local")
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     scores = tmp_path / "here" / "scores"
     while not (scores.is_dir() and list(scores.glob("*.json"))):
@@ -57,5 +58,5 @@ def test_killed_ablation_goes_on_to_the_same_figures_here_and_on_ray(make_plan, 
     here = figures(tmp_path / "here")
     assert all(len(row) == 1 for row in here)
 
-    finish(command(plan, tmp_path / "ray"), environment)
+    finish(command(plan, truth, tmp_path / "ray"), environment)
     assert figures(tmp_path / "ray") == [pytest.approx(row, abs=1e-4) for row in here]

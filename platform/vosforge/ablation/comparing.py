@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import hypot, nan, sqrt
+from math import hypot, inf, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,8 @@ from scipy.stats import t as student
 class Change(NamedTuple):
     """Mean difference of J&F, half the width of its 95 % interval, and over how many seeds and videos.
 
-    With one seed the interval is of videos alone: what training again would change is unknown.
+    With one seed the interval is of videos alone: what training again would change is unknown. So it is with one video;
+    with one of each the interval is infinite.
     """
 
     mean: float
@@ -41,7 +42,7 @@ def change(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, fl
     if not videos:
         return Change(nan, nan, len(pairs), 0)
     differences = np.array([[a[video] - b[video] for video in videos] for a, b in pairs])
-    half = hypot(*(_half(differences.mean(axis=axis)) for axis in (0, 1)))
+    half = hypot(*(_half(differences.mean(axis=axis)) for axis in (0, 1))) if differences.size > 1 else inf
     return Change(float(differences.mean()), half, *differences.shape)
 
 

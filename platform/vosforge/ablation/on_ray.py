@@ -15,7 +15,7 @@ from ray.train import TrainingFailedError
 from vosforge.ablation.measuring import Measurement, measure
 from vosforge.ablation.study import Study
 from vosforge.errors import UserError, find_user_error
-from vosforge.training.on_ray import fit
+from vosforge.training.on_ray import check_cluster, fit
 from vosforge.training.plan import TrainingPlan
 from vosforge.training.steps import Execution
 
@@ -28,6 +28,9 @@ class OnRay:
         at_once: runs and measurements under way together.
         on_progress: hears a run's name and its steps' metrics.
         workers, gpu, threads, execution: of each run, as in `fit`; a measurement takes one GPU, too.
+
+    Raises:
+        UserError: when the cluster cannot hold so many runs together.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class OnRay:
         threads: int | None = None,
         execution: Execution | None = None,
     ):
+        check_cluster(workers * at_once, gpu, 1)
         self.study, self._on_progress = study, on_progress
         self._fit = partial(fit, workers=workers, use_gpu=gpu, threads=threads, execution=execution)
         self._measure = ray.remote(num_cpus=1, num_gpus=int(gpu), max_retries=3)(measure)
@@ -72,4 +76,7 @@ class OnRay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            # What threads wait for ends with this process's actors and tasks.
+            ray.shutdown()
+        self._pool.shutdown(cancel_futures=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from vosforge.ablation.study import Needs, Study
@@ -62,12 +63,13 @@ def record_tables(name: str, study: Study, told: list[dict[str, Any]], markdown:
             for r, (row, of) in enumerate(zip(entry["rows"], table.rows, strict=True)):
                 child = run.child(f"{name}-table-{t + 1}-row-{r + 1}")
                 child.params(dict(zip(entry["headings"], (cell or "-" for cell in row["cells"]), strict=True)))
-                child.params({f"member.{m}": f"{member.network} {member.parts}" for m, member in enumerate(of.members)})
-                child.params({"table": entry["source"], "test_parts": of.test_parts, "merging": of.merging})
+                child.params({f"member.{m}": json.dumps(asdict(member)) for m, member in enumerate(of.members)})
+                settings = {f"settings.{key}": value for key, value in asdict(of.settings).items()}
+                child.params({"table": entry["source"], "test_parts": of.test_parts, "merging": of.merging, **settings})
                 for truth, found in row["sets"].items():
                     label = truth.rpartition("/")[2].translate(_NAME)
-                    for seed, value in zip(study.seeds, found["J&F"], strict=False):
-                        child.metrics(seed, {f"{label}/JF": value})
+                    for seed, value in zip(study.seeds, found["J&F"], strict=True):
+                        child.metrics(seed, {f"{label}/JF": value} if value is not None else {})
                     means = {"JF_mean": found["mean"], "JF_spread": found["spread"]}
                     child.metrics(0, {f"{label}/{key}": value for key, value in means.items()})
                 child.end("FAILED" if row["reason"] else "FINISHED")

@@ -17,8 +17,8 @@ def results(study: Study, found: Needs, scores: dict[str, Any], failed: dict[str
 
     Returns:
         One a table: `{"source", "note", "headings", "rows": [{"cells", "against", "paper": {set: J&F}, "reason",
-        "sets": {set: {"J&F": [one a seed], "mean", "spread", "frames_per_second", "change"}}}]}`. `spread` is the
-        standard deviation over seeds, `change` a `Change` or None, `reason` why a row has no figures.
+        "sets": {set: {"J&F": [one a seed, None where it failed], "mean", "spread", "frames_per_second", "change"}}}]}`.
+        `spread` is the standard deviation over seeds, `change` a `Change` or None, `reason` why figures are missing.
     """
     at = {place: name for name, places in found.places.items() for place in places}
     names = set_names(study)
@@ -31,7 +31,8 @@ def results(study: Study, found: Needs, scores: dict[str, Any], failed: dict[str
                 own = [scores.get(at[t, r, s, v]) for s in range(len(study.seeds))]
                 other = [scores.get(at[t, row.against or 0, s, v]) for s in range(len(study.seeds))]
                 sets[name] = _measured(own, other if row.against is not None else None)
-            reasons = [failed[n] for n in (at[t, r, s, 0] for s in range(len(study.seeds))) if n in failed]
+            own = [at[t, r, s, v] for s in range(len(study.seeds)) for v in range(len(names))]
+            reasons = [failed[name] for name in own if name in failed]
             paper = dict(zip(table.sets, row.paper, strict=True))
             rows.append({"cells": row.cells, "against": row.against, "paper": paper, "sets": sets})
             rows[-1]["reason"] = reasons[0] if reasons else None
@@ -48,9 +49,10 @@ def set_names(study: Study) -> list[str]:
 def _measured(own: list[Any], other: list[Any] | None) -> dict[str, Any]:
     there = [s for s in own if s is not None]
     values = [s["J&F"] for s in there]
+    all_values = [s and s["J&F"] for s in own]
     pairs = [(a["videos"], b["videos"]) for a, b in zip(own, other or [], strict=False) if a and b]
     return {
-        "J&F": values,
+        "J&F": all_values,
         "mean": float(np.mean(values)) if values else None,
         "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
         "frames_per_second": float(np.mean([s["frames_per_second"] for s in there])) if there else None,
@@ -84,7 +86,7 @@ def _table(entry: dict[str, Any], table: Table) -> str:
             line[f"paper: {name}"] = f"{row.paper[i]:.3f}{_paper_change(row, table, i)}"
         for name, found in told["sets"].items():
             line[f"here: {name}"] = _value(found)
-            line[f"change, {name}"] = _change(found["change"], row.against)
+            line[f"change, {name}"] = _change(found["change"], row.against, len(found["J&F"]))
             line[f"frames/s, {name}"] = f"{found['frames_per_second']:.1f}" if found["mean"] is not None else "-"
         rows.append(line)
     return as_table(rows, list(rows[0]))
@@ -94,14 +96,16 @@ def _value(found: dict[str, Any]) -> str:
     if found["mean"] is None:
         return "failed"
     spread = f" ± {found['spread']:.3f}" if found["spread"] is not None else ""
-    return f"{found['mean']:.3f}{spread}"
+    there, seeds = sum(value is not None for value in found["J&F"]), len(found["J&F"])
+    return f"{found['mean']:.3f}{spread}" + (f" ({there} of {seeds} seeds)" if there < seeds else "")
 
 
-def _change(found: Change | None, against: int | None) -> str:
+def _change(found: Change | None, against: int | None, seeds: int) -> str:
     if found is None:
         return "-"
     verdict = ", inside the noise" if found.in_the_noise else ""
-    return f"{found.mean:+.3f} ± {found.half:.3f} vs {against + 1}{verdict}"
+    over = f" over {found.seeds} seeds and {found.videos} videos" if found.seeds < seeds or found.videos < 2 else ""
+    return f"{found.mean:+.3f} ± {found.half:.3f} vs {against + 1}{verdict}{over}"
 
 
 def _paper_change(row: Row, table: Table, i: int) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,7 @@ from vosforge.ablation.measuring import Measurement, TruthSource
 from vosforge.ablation.tables import Row, Table, Trained
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
-from vosforge.storage import canonical, join
+from vosforge.storage import absolute, canonical, join, local_path
 from vosforge.training import curricula
 from vosforge.training.chains import chain
 from vosforge.training.checkpoints import NETWORK_FILE
@@ -130,9 +131,15 @@ def needs(study: Study) -> Needs:
     """Every run and measurement of a study, each once.
 
     Raises:
-        UserError: when a stage has no data, or a set of videos cannot be read.
+        UserError: when a stage has no data, a set of videos cannot be read, or is trained on.
     """
     found = Needs()
+    trained_on = {ShardSet(uri).digest: uri for uri in study.data}
+    for truth in study.truths:
+        if truth.sharded and (uri := trained_on.get(ShardSet(truth.uri).digest)):
+            raise UserError(
+                f"--truth {truth.uri}: expected videos that nothing is trained on, found those of --data {uri}"
+            )
     truths = [_identity(truth) for truth in study.truths]
     for t, table in enumerate(study.tables):
         for r, row in enumerate(table.rows):
@@ -195,7 +202,9 @@ def _identity(truth: TruthSource) -> Any:
     """What tells one set of videos from another."""
     if truth.sharded:
         return [ShardSet(truth.uri).digest, truth.limit]
-    return [truth.uri, truth.split, truth.open().names]
+    folder = local_path(truth.uri)
+    files = [[str(path.relative_to(folder)), path.stat().st_size] for path in sorted(folder.rglob("*.png"))]
+    return [absolute(truth.uri), truth.split, truth.open().names, files]
 
 
 def perform(
@@ -214,6 +223,9 @@ def perform(
 
     Returns:
         Scores by measurement; and name -> reason of the runs and measurements that failed.
+
+    Raises:
+        UserError: when a process died.
     """
     waiting = {**{n: [b] if b else [] for n, b in found.after.items()}, **found.members}
     scores: dict[str, dict[str, Any]] = {}
@@ -237,8 +249,10 @@ def perform(
             name = under_way.pop(future)
             try:
                 result = future.result()
-            except UserError as error:
-                failed[name] = str(error)
+            except BrokenProcessPool as error:
+                raise UserError("a process died, most often because memory ran out; lower --at-once") from error
+            except (UserError, RuntimeError) as error:
+                failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
             else:
                 finished.add(name)
                 if name in found.measurements:
