@@ -21,9 +21,14 @@ def study(make_plan, build_shards, moving, tmp_path):
     build_shards(tmp_path / "truth", [moving("t", 7)])
 
     def make(network: str, **changes: object) -> Study:
-        truth = TruthSource(str(tmp_path / "truth"))
-        settings = {"seeds": (0, 1), "stages": ("bl30k", "videos"), "numbers": {"steps": 2, "batch": 2}, "crop": 32}
-        return Study(tables(network), "nano", data, (truth,), str(tmp_path / "runs"), **{**settings, **changes})
+        settings = {
+            "truths": (TruthSource(str(tmp_path / "truth")),),
+            "seeds": (0, 1),
+            "stages": ("bl30k", "videos"),
+            "numbers": {"steps": 2, "batch": 2},
+            "crop": 32,
+        }
+        return Study(tables(network), "nano", data, storage=str(tmp_path / "runs"), **{**settings, **changes})
 
     return make
 
