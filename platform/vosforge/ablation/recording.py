@@ -61,7 +61,7 @@ def record_tables(name: str, study: Study, told: list[dict[str, Any]], markdown:
         run.text(json.dumps(told, indent=1), "tables.json")
         for t, (entry, table) in enumerate(zip(told, study.tables, strict=True)):
             for r, (row, of) in enumerate(zip(entry["rows"], table.rows, strict=True)):
-                child = run.child(f"{name}-table-{t + 1}-row-{r + 1}")
+                child = run.child(f"table-{t + 1}-row-{r + 1}")
                 child.params(dict(zip(entry["headings"], (cell or "-" for cell in row["cells"]), strict=True)))
                 child.params({f"member.{m}": json.dumps(asdict(member)) for m, member in enumerate(of.members)})
                 settings = {f"settings.{key}": value for key, value in asdict(of.settings).items()}
