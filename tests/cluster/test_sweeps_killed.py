@@ -1,4 +1,4 @@
-"""Sweeps whose driver is killed, and population based training, whose trials begin from each other's checkpoints."""
+"""Sweeps whose driver is killed, and trials whose process dies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,10 @@ from vosforge.search.sweeps import run_sweep
 from vosforge.search.trials import Sweep
 from vosforge.training.plan import read_plan
 
-storage, scheduler, concurrency = sys.argv[1], sys.argv[2], int(sys.argv[3])
+storage, concurrency = sys.argv[1], int(sys.argv[2])
 plan = read_plan(f"{storage}/base")[0]
-space = {"last.learning_rate": tune.choice([1e-3, 1.1e-3]) if scheduler == "none" else tune.loguniform(1e-5, 1e-2),
-         "memory_every": 5}
-sweep = Sweep("sweep", plan, f"{storage}/validation", storage, 2, concurrency, scheduler=scheduler,
-              search="grid" if scheduler == "none" else "random", rungs=4 if scheduler == "none" else 12)
+space = {"last.learning_rate": tune.choice([1e-3, 1.1e-3]), "memory_every": 5}
+sweep = Sweep("sweep", plan, f"{storage}/validation", storage, 2, concurrency, search="grid", rungs=4)
 cluster.connect()
 found = run_sweep(sweep, space, lambda news: print(json.dumps(news), flush=True))
 print(json.dumps({"found": found}), flush=True)
@@ -37,27 +34,17 @@ print(json.dumps({"found": found}), flush=True)
 
 
 @pytest.fixture
-def prepare(make_plan, build_shards, moving, tmp_path) -> Callable[[int], Path]:
-    """A folder with the plan of a sweep of so many steps a stage, and its validation set."""
-
-    def make(steps: int) -> Path:
-        build_shards(tmp_path / "validation", [moving(f"v{i}", i) for i in range(4)])
-        plan: TrainingPlan = make_plan("base", steps=steps, probe_clips=0, checkpoint_every=4)
-        claim_run(str(tmp_path), plan, "ray")
-        return tmp_path
-
-    return make
+def storage(make_plan, build_shards, moving, tmp_path) -> Path:
+    build_shards(tmp_path / "validation", [moving(f"v{i}", i) for i in range(4)])
+    plan: TrainingPlan = make_plan("base", steps=24, probe_clips=0, checkpoint_every=4)
+    claim_run(str(tmp_path), plan, "ray")
+    return tmp_path
 
 
-@pytest.fixture
-def storage(prepare) -> Path:
-    return prepare(24)
-
-
-def start(storage: Path, scheduler: str, concurrency: int) -> subprocess.Popen[str]:
+def start(storage: Path, concurrency: int) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-c", SWEEP, str(storage), scheduler, str(concurrency)],
+        [sys.executable, "-c", SWEEP, str(storage), str(concurrency)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -82,7 +69,7 @@ def told(process: subprocess.Popen[str], stop=lambda news: False) -> list[dict]:
 @pytest.mark.timeout(900)
 def test_a_killed_sweep_goes_on_finished_trials_stay_and_running_ones_resume(storage):
     """Killed when the second trial has done some of its last stage; the first one is finished by then."""
-    process = start(storage, "none", 1)
+    process = start(storage, 1)
     steps: dict[str, list[int]] = {}
 
     def second_is_under_way(news: dict) -> bool:
@@ -97,7 +84,7 @@ def test_a_killed_sweep_goes_on_finished_trials_stay_and_running_ones_resume(sto
     process.kill()
     process.communicate()
 
-    again = start(storage, "none", 1)
+    again = start(storage, 1)
     heard = told(again)
     found = {trial["trial"]: trial for trial in heard[-1]["found"]}
     assert set(found) == {first, second}
@@ -108,26 +95,6 @@ def test_a_killed_sweep_goes_on_finished_trials_stay_and_running_ones_resume(sto
     assert not any("warm_start" in news and not news["reused"] for news in heard)
     # The second trial's first stage was the first one's.
     assert [found[first]["saved_steps"], found[second]["saved_steps"]].count(24) <= 1
-
-
-@pytest.mark.timeout(900)
-def test_population_based_training_goes_on_from_the_better_trials_weights(prepare):
-    # Long enough that both trials are under way at a time, although they start one after the other.
-    storage = prepare(200)
-    process = start(storage, "pbt", 2)
-    heard = told(process)
-    found = heard[-1]["found"]
-    assert {trial["state"] for trial in found} == {"finished"}
-    runs = sorted(path.name for path in (storage / "sweep").glob("sweep-*"))
-    cloned = [name for name in runs if name.count("-") == 2]
-    assert cloned, runs
-    # A cloned run begins at its donor's step, of which it has a copy, and reaches the end.
-    plans = {name: json.loads((storage / "sweep" / name / "plan.json").read_text()) for name in runs}
-    rates = {plan["stages"][1]["learning_rate"] for plan in plans.values()}
-    assert len(rates) == len(runs)
-    assert all(1e-5 <= rate <= 1e-2 for rate in rates)
-    ended = [name for name in cloned if (storage / "sweep" / name / "network.safetensors").is_file()]
-    assert ended, runs
 
 
 def trial_actors(process: subprocess.Popen[str]) -> list[int]:
@@ -150,7 +117,7 @@ def trial_actors(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.mark.timeout(600)
 def test_a_trial_whose_process_dies_fails_with_a_reason_and_the_others_go_on(storage):
-    process = start(storage, "none", 2)
+    process = start(storage, 2)
     under_way: set[str] = set()
 
     def both_are_under_way(news: dict) -> bool:
