@@ -121,5 +121,5 @@ def test_what_cannot_be_swept_is_refused_before_a_trial_starts(sweep, space, cha
 
 def test_a_sweep_of_which_all_trials_fail_says_why(sweep):
     one = replace(sweep, trials=1, scheduler="none", plan=replace(sweep.plan, stages=sweep.plan.stages[:1]))
-    with pytest.raises(UserError, match=r"sweep sweep: all 1 trials failed; the first: run sweep-.*stage bl30k, step"):
+    with pytest.raises(UserError, match=r"sweep sweep: all 1 trials failed; the first: stage bl30k, step"):
         run_sweep(one, {"learning_rate": 1e25})
