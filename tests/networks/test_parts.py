@@ -53,7 +53,7 @@ LITERALS = {
     "aspp_norm": "none, batch, group",
     "decoder": "stm, mivos, stcn",
     "aggregation": "soft, winner-take-all, none",
-    "memory_policy": "previous, every, given, ends",
+    "memory_policy": "previous, every, given, ends, latest",
     "padding": "black, mean",
     "training_objects": "all, one",
 }
