@@ -113,7 +113,7 @@ def test_two_workers_of_which_one_is_killed_or_whose_driver_dies_end_in_the_same
     assert noted_execution(f"{bucket}/{plan.name}")["execution"]["shares"] == 2
     difference = farthest(weights(f"{bucket}/{plan.name}"), expected)
     print(f"{told}: weights differ by {difference:.1e}")
-    assert difference < 1e-6, told
+    assert difference < 1e-5, told
     names = [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket="runs")["Contents"]]
     folders = {name.split("/")[1] for name in names if "/step_" in name}
     assert folders == {"step_00000035", "step_00000040"}, "orphans of replayed steps are left"
