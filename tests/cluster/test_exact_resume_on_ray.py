@@ -122,7 +122,9 @@ def test_two_workers_of_which_one_is_killed_or_whose_driver_dies_end_in_the_same
 def test_damaged_checkpoint_ends_a_run_on_ray_in_one_line_that_names_its_file(plan, tmp_path):
     process = begin(plan, str(tmp_path), 1)
     follow(process, 12)
-    process.kill()
+    # Its cluster too, whose processes would train on for a moment and keep another checkpoint.
+    for pid in [process.pid, *descendants(process.pid)]:
+        os.kill(pid, signal.SIGKILL)
     process.communicate()
     folder = tmp_path / plan.name
     registered = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())["latest_checkpoint_result"]

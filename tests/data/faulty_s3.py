@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from moto.server import ThreadedMotoServer
@@ -15,19 +15,22 @@ Fault = Callable[[int, str, str], str | float | None]
 """Number, method and path of a request -> "500", "503", "cut" (half an answer), seconds to wait, or None."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of a server that stores in memory."""
+    """The address of a server that stores in memory, and forgets at its end: moto's buckets are the process's."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     try:
         yield f"http://{host}:{port}"
     finally:
+        with contextlib.closing(http.client.HTTPConnection(host, port)) as connection:
+            connection.request("POST", "/moto-api/reset")
+            assert connection.getresponse().status == 200
         server.stop()
 
 
-@contextmanager
+@contextlib.contextmanager
 def faulty(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
     """An address that passes requests on to `endpoint`, but for those that `fault` spoils; and what was spoilt."""
     spoilt: list[str] = []

@@ -33,6 +33,7 @@ def test_watch_tells_until_it_is_stopped_and_survives_who_does_not_want_to_hear(
     watch = Watch(hear, seconds=0.05)
     assert twice.wait(60)
     watch.stop()
+    assert "system metrics" not in {thread.name for thread in threading.enumerate()}
     assert all(key.startswith("system/") for key in told[0])
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,9 @@ _NVIDIA_SECONDS = 10
 # One sample looks at the CPU for this long.
 _LOOK_SECONDS = 0.5
 _NODE_SECONDS = 20
+# Between looks whether samples are still wanted.
+_PATIENCE_SECONDS = 0.2
+_STOP_SECONDS = 5
 # Of a large cluster a few nodes show enough.
 _MOST_NODES = 16
 
@@ -38,8 +42,12 @@ def sample() -> dict[str, float]:
     return found | _gpus()
 
 
-def sample_cluster() -> dict[str, float]:
-    """Samples of all nodes where this process is on a Ray cluster of several, each under its address; else its own."""
+def sample_cluster(over: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    """Samples of all nodes where this process is on a Ray cluster of several, each under its address; else its own.
+
+    Args:
+        over: whether they are not wanted any more; nodes are then not waited for.
+    """
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return sample()
@@ -52,7 +60,9 @@ def sample_cluster() -> dict[str, float]:
         _remote_sample().options(scheduling_strategy=On(node["NodeID"], soft=False)).remote(): _called(node, n)
         for n, node in enumerate(nodes[:_MOST_NODES])
     }
-    done, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=_NODE_SECONDS)
+    done, late, deadline = [], list(tasks), time.monotonic() + _NODE_SECONDS
+    while late and not over() and time.monotonic() < deadline:
+        done, late = ray.wait(list(tasks), num_returns=len(tasks), timeout=_PATIENCE_SECONDS)
     for task in late:
         ray.cancel(task)
     found = {}
@@ -84,16 +94,21 @@ class Watch:
     def __init__(self, tell: Callable[[dict[str, float]], None], seconds: float = 15.0):
         self._tell, self._seconds = tell, seconds
         self._over = threading.Event()
-        threading.Thread(target=self._work, name="system metrics", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
-        """No more samples; one that is under way is not waited for."""
+        """No more samples; one that is under way is given up.
+
+        A thread that asks Ray something while the process leaves its cluster ends the process, with status 1.
+        """
         self._over.set()
+        self._thread.join(_STOP_SECONDS)
 
     def _work(self) -> None:
         while not self._over.is_set():
             try:
-                found = sample_cluster()
+                found = sample_cluster(self._over.is_set)
                 if not self._over.is_set():
                     self._tell({f"{_PREFIX}{key}": value for key, value in found.items()})
             except Exception as error:
