@@ -19,6 +19,7 @@ from ray import tune
 from vosforge.search.program import SweepOptions, search
 
 SPACE = {
+    "backbone": tune.choice(["test_resnet", "test_efficientnet"]),  # timm's, of nano's size
     "memory_encoder": tune.choice(["product", "prior"]),  # 2.1, figure 2
     "memory_keys": tune.choice(["shared", "separate"]),  # 2.1
     "object_context": tune.choice([True, False]),  # 2.2

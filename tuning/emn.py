@@ -19,6 +19,7 @@ from ray import tune
 from vosforge.search.program import SweepOptions, search
 
 SPACE = {
+    "backbone": tune.choice(["test_resnet", "test_efficientnet"]),  # timm's, of nano's size
     "siamese": tune.choice([True, False]),  # 2.2
     "aspp": tune.choice(["none", "decoder"]),  # 2.2, the pyramid decoder
     "aspp_dilations": tune.choice([(1, 2, 4), (1, 3, 6)]),  # its rates, which the paper leaves open

@@ -19,6 +19,7 @@ from ray import tune
 from vosforge.search.program import SweepOptions, search
 
 SPACE = {
+    "backbone": tune.choice(["test_resnet", "test_efficientnet"]),  # timm's, of nano's size
     "quality": tune.choice(["own", "shared"]),  # 2.2
     "prior": tune.choice(["none", "union", "object"]),  # 2.3, equation 4
     "prior_threshold": tune.choice([0.5, 0.65, 0.8]),  # 2.3, 0.65

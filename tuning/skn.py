@@ -19,6 +19,7 @@ from ray import tune
 from vosforge.search.program import SweepOptions, search
 
 SPACE = {
+    "backbone": tune.choice(["test_resnet", "resnet10t"]),  # timm's; masks enter behind a deep stem
     "reader": tune.choice(["spatial", "kernel"]),  # 2.2; kernel is KMN's
     "sigma": tune.choice([3.0, 5.0, 7.0]),  # equation 9
     "argmax_on": tune.choice(["affinity", "weights"]),  # equations 7 and 8

@@ -22,11 +22,15 @@ from ray import tune
 from vosforge.search.program import SweepOptions, search
 
 SPACE = {
+    "backbone": tune.choice(["test_resnet", "test_efficientnet"]),  # timm's, of nano's size
     "reader": tune.choice(["dense", "topk", "kernel"]),  # 2.2; top-k and kernel are later readers
+    "top_k": tune.choice([20, 50]),
+    "sigma": tune.choice([3.0, 7.0]),
     "memory_every": tune.choice([2, 3, 5]),  # 3.1, "every N frames"
     "last.learning_rate": tune.loguniform(5e-4, 4e-3),
     "last.power": tune.choice([0.0, 0.9]),
     "last.warm_up": tune.choice([0, 20]),
+    "last.sampling.crop": tune.choice([80, 96]),
     "last.sampling.gaps": tune.choice([2, 3, 5]),
     "last.loss.hardest": tune.choice([1.0, 0.4]),
     "last.loss.hardest_between": tune.choice([(0.0, 0.5), (0.2, 0.7)]),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -57,8 +59,8 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
     assert "\n" not in failed[0]["error"]
     best = next(trial for trial in found if trial["state"] == "finished")
     assert (best["config"]["last.learning_rate"], best["step"]) == (1e-3, 8)
-    # Of three steps between checkpoints, the first multiple after half of all.
-    assert [rung["step"] for rung in best["rungs"]] == [6, 8]
+    # The end of the shared stage; of three steps between checkpoints, the first multiple after half of all; the end.
+    assert [rung["step"] for rung in best["rungs"]] == [4, 6, 8]
     assert describe(best["network"])["parts"]["top_k"] == 9
     assert {news["rung"] for news in heard if "rung" in news} >= {4, 8}
 
@@ -83,8 +85,31 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
     assert best["trial"] in [one.name for one in gather([f"{sweep.storage}/sweep"]).candidates]
 
 
+def test_a_population_larger_than_what_runs_at_a_time_takes_turns_and_the_poor_go_on_from_the_better(sweep):
+    """Two trials, one at a time: each waits at its rungs for the other, and one of two is always the poorer."""
+    population = replace(sweep, scheduler="pbt", trials=2, concurrency=1, rungs=4)
+    heard: list[dict] = []
+    found = run_sweep(population, {"learning_rate": tune.choice([1e-9, 1e-2])}, heard.append)
+
+    assert {trial["state"] for trial in found} == {"finished"}
+    folders = {trial["trial"]: Path(trial["network"]).parent.name for trial in found}
+    clones = [trial for trial, folder in folders.items() if re.fullmatch(rf"sweep-{trial}-[0-9a-f]{{6}}", folder)]
+    assert clones, folders
+    donors = {trial["trial"] for trial in found} - set(clones[:1])
+    for trial in found:
+        if trial["trial"] in clones:
+            # It goes on at the rung that the other had reached, and its run begins there.
+            begun = min(rung["step"] for rung in trial["rungs"])
+            assert 2 < begun <= 8
+            assert max(news["step"] for news in heard if "loss" in news and news["trial"] == trial["trial"]) == 8
+            assert (Path(sweep.storage) / "sweep" / folders[trial["trial"]] / "plan.json").is_file()
+    assert donors
+
+
 def test_a_sweep_of_other_settings_or_of_shards_that_changed_since_is_refused(sweep, build_shards, moving):
     space = {"reader": tune.choice(["dense", "topk"])}
+    with pytest.raises(UserError, match="trained on these videos; --validation needs others"):
+        run_sweep(replace(sweep, validation=sweep.plan.data[0]), space)
     with pytest.raises(UserError, match="lower --workers or --feeders, or --concurrency"):
         run_sweep(replace(sweep, concurrency=3), space)
     with pytest.raises(UserError, match=r"sweep sweep in .* was started with another seed; choose another name"):

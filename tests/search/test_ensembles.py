@@ -54,6 +54,9 @@ def test_candidates_are_networks_of_sweeps_runs_and_files_each_once(sweep, tmp_p
     found = gather([str(sweep), str(run), str(sweep / "a.safetensors"), str(sweep)])
     assert [(one.name, one.memory_every) for one in found.candidates] == [("a", 3), ("b", 3), ("run", 5), ("a", 5)]
     assert (found.validation, found.protocol) == (validation, "davis2017")
+    assert found.trained_on == {"of training"}
+    (run / "plan.json").write_text(json.dumps({"data_digests": ["of the run"]}))
+    assert gather([str(run)]).trained_on == {"of the run"}
     a, b, emn, again = found.candidates
     assert a.differs(b)
     assert a.differs(emn)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from vosforge.search.plots import ABSENT, draw_sweep, importance, varied
+from vosforge.search.plots import ABSENT, comparable, draw_sweep, importance, varied
 
 
 def trial(score: float | None, **config: object) -> dict:
-    return {"JF_mean": score, "config": config}
+    return {"JF_mean": score, "config": config, "rungs": []}
 
 
 TRIALS = [
@@ -30,6 +30,14 @@ def test_what_decides_the_score_is_most_important():
     assert shares["reader"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
     assert importance(TRIALS[:2], "JF_mean") == {}
+
+
+def test_trials_are_compared_after_the_steps_that_all_of_them_have_done():
+    long = {**trial(0.4, reader="dense"), "rungs": [{"step": 10, "JF_mean": 0.1}, {"step": 20, "JF_mean": 0.4}]}
+    short = {**trial(0.2, reader="topk"), "rungs": [{"step": 10, "JF_mean": 0.2}]}
+    scored, at = comparable([long, short], "JF_mean")
+    assert ([one["JF_mean"] for one in scored], at) == ([0.1, 0.2], 10)
+    assert comparable([long, trial(0.3)], "JF_mean") == ([long, trial(0.3)], None)
 
 
 def test_pictures_show_trials_that_have_a_score(tmp_path):

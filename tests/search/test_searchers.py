@@ -4,7 +4,7 @@ import pytest
 from ray import tune
 
 from vosforge.errors import UserError
-from vosforge.search.searchers import Sieve, SiftedOptuna, listed, points
+from vosforge.search.searchers import Sieve, SiftedOptuna, listed, noted, points
 from vosforge.search.sweeps import reason
 from vosforge.training import curricula
 from vosforge.training.plan import TrainingPlan
@@ -42,6 +42,15 @@ def test_optuna_is_asked_again_for_what_cannot_run_or_was_tried(sieve):
     assert {config["choices"]["aspp_dilations"] for config in found} == {(1, 2), (1, 3)}
     assert sieve.refused
     assert searcher.suggest("one more") == "FINISHED"
+
+
+def test_what_was_refused_is_told_once_when_a_sweep_is_restored(sieve, tmp_path):
+    notes = tmp_path / "refused.jsonl"
+    assert noted(notes) == []
+    for _ in range(2):
+        again = Sieve(sieve.plan, notes)
+        listed(again, SPACE, "grid", 20, seed=1)
+    assert sorted(reason for _, reason in noted(notes)) == sorted({str(r): r[1] for r in again.refused}.values())
 
 
 def test_a_grid_takes_the_ends_and_the_middle_of_ranges():

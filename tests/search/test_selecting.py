@@ -14,7 +14,20 @@ from vosforge.evaluation.truth import Truth
 from vosforge.networks.stacking import StackingNetwork
 from vosforge.search.members import Candidate
 from vosforge.search.probabilities import Predictions
-from vosforge.search.selecting import Board, Budget, Team, affordable, overall, ranked, select, uniform
+from vosforge.search.selecting import (
+    SELECTED,
+    SINGLE,
+    VOTE,
+    Board,
+    Budget,
+    Team,
+    affordable,
+    cross_fitted,
+    overall,
+    ranked,
+    select,
+    uniform,
+)
 from vosforge.search.stacking import train_stacking
 
 POSITIONS = [0, 1, 2, 3]
@@ -74,6 +87,26 @@ def test_selection_takes_what_adds_most_and_never_two_members_of_the_same_parts(
     assert overall(board.scores(team)) >= best
     assert [told["JF_mean"] for told in rounds] == sorted(told["JF_mean"] for told in rounds)
     assert uniform(ranking, candidates, [1.0] * 4, Budget(3)).members == (1, 0, 3)
+
+
+def test_gains_are_measured_on_videos_that_did_not_choose(truth, tmp_path):
+    """Each of two candidates is right on half of the videos alone; whichever half chooses, the other one refutes."""
+    two = [candidate("even", "dense"), candidate("odd", "topk")]
+    predictions = [Predictions(one, truth, tmp_path / "cache") for one in two]
+    for right, one in enumerate(predictions):
+        one.folder.mkdir(parents=True)
+        for i in POSITIONS:
+            found = np.where(truth.clip(i).masks > 0, 0.9, 0.1)
+            found = found if i % 2 == right else 1 - found
+            np.save(one.folder / f"{i:05d}.npy", (np.stack([1 - found, found], 1) * 255).round().astype(np.uint8))
+    board = Board(predictions, POSITIONS, "davis2017")
+    apart = cross_fitted(board.only(range(4)), two, [1.0, 1.0], Budget(1))
+    assert apart.keys() >= {SINGLE, SELECTED, VOTE}
+    assert sorted(apart[SINGLE]) == ["v0", "v1", "v2", "v3"]
+    # Three of four videos choose: the candidate that is right on two of them, which is wrong on the fourth.
+    # A mask turned inside out keeps its border: J is 0, F is 1.
+    assert overall(apart[SINGLE]) == pytest.approx(0.5)
+    assert overall(board.scores(Team((0,), (1,)))) == pytest.approx(0.75)
 
 
 def test_a_member_that_is_added_again_counts_more(truth, tmp_path):

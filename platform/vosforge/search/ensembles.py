@@ -14,7 +14,6 @@ import torch
 
 from vosforge import networks
 from vosforge.clip import Clip
-from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.paired import Difference, paired_difference
 from vosforge.evaluation.protocols import Scores
@@ -23,12 +22,25 @@ from vosforge.evaluation.truth import Truth
 from vosforge.propagation import Model, save_model, segment_clip
 from vosforge.search.members import Candidate
 from vosforge.search.probabilities import Predictions
-from vosforge.search.selecting import Board, Budget, Team, affordable, overall, ranked, select, uniform
-from vosforge.search.splits import split
+from vosforge.search.selecting import (
+    SELECTED,
+    SINGLE,
+    UNIFORM,
+    VOTE,
+    Board,
+    Budget,
+    Team,
+    affordable,
+    cross_fitted,
+    overall,
+    ranked,
+    teams,
+)
+from vosforge.search.splits import check_apart, split
 from vosforge.search.stacking import train_stacking
 
-SINGLE = "best single"
-WAYS = (SINGLE, "uniform average", "selected average", "vote", "stacking")
+STACKING = "stacking"
+WAYS = (SINGLE, UNIFORM, SELECTED, VOTE, STACKING)
 _FEWEST_FOR_GAIN = 5
 
 
@@ -53,7 +65,8 @@ class Row:
     Attributes:
         way: one of `WAYS`.
         team: its members.
-        chosen_by, gain_there: J&F on A by stored predictions, and the difference to the best single there.
+        chosen_by, gain_there: J&F on A by stored predictions, and the difference to the best single on videos of A
+            that did not choose either, as `cross_fitted` has it.
         reported, gain: J&F on C of the model as it runs, and its difference there.
         scores: on C.
         frames_per_second: on C.
@@ -88,8 +101,7 @@ def take_videos(validation: str, stack: str | None, report: str | None, trained_
             other = Truth(uri)
             sets[name] = (other, list(range(len(other))))
     for name, (found, _) in sets.items():
-        if ShardSet(found.uri).digest in trained_on:
-            raise UserError(f"{found.uri}: candidates were trained on these videos; --{name} needs others")
+        check_apart(found.uri, trained_on, "validation" if name == "select" else name)
     videos = Videos(**sets)
     _check_disjoint(videos)
     return videos
@@ -138,24 +150,22 @@ class Building:
         """
         board = self._board("select", say)
         self.seconds = [predictions.seconds_per_frame for predictions in board.predictions]
-        ranking = ranked(board, affordable(self.candidates, self.seconds, self.budget))
-        for c, score in ranking:
+        choosing = self.candidates, self.seconds, self.budget
+        for c, score in ranked(board, affordable(*choosing)):
             say(f"candidate {self.candidates[c].name}: J&F {score:.3f} on A, {self.seconds[c] * 1000:.0f} ms a frame")
-        chosen = select(
-            board, ranking, self.candidates, self.seconds, self.budget,
-            lambda told: say(f"selection adds {told['added']}: J&F {told['JF_mean']:.3f} on A"),
-        )  # fmt: skip
-        teams = {SINGLE: Team((ranking[0][0],), (1,))}
-        teams["uniform average"] = uniform(ranking, self.candidates, self.seconds, self.budget)
-        teams["selected average"] = chosen
-        if len(chosen.members) > 1:
-            teams["vote"] = Team(chosen.members, chosen.counts, "vote")
-            stacking = train_stacking(self._board("stack", say, chosen.members), chosen.members)
-            teams["stacking"] = Team(chosen.members, (1,) * len(chosen.members), stacking)
-        single = board.scores(teams[SINGLE])
-        for way, team in teams.items():
-            scores = board.scores(team)
-            self.rows.append(Row(way, team, overall(scores), paired_difference(scores, single)))
+        found = teams(board, *choosing, lambda told: say(f"selection adds {told['added']}: {told['JF_mean']:.3f} on A"))
+        apart = cross_fitted(board, *choosing)
+        chosen = found[SELECTED].members
+        if len(chosen) > 1:
+            stacking = train_stacking(self._board("stack", say, chosen), chosen)
+            found[STACKING] = Team(chosen, (1,) * len(chosen), stacking)
+            apart[STACKING] = board.scores(found[STACKING])
+        else:
+            # Of one member there is nothing to vote on.
+            del found[VOTE]
+        for way, team in found.items():
+            single = board.scores(found[SINGLE]) if way == STACKING else apart[SINGLE]
+            self.rows.append(Row(way, team, overall(board.scores(team)), paired_difference(apart[way], single)))
         return self.rows
 
     def _board(self, part: str, say: Callable[[str], None], members: tuple[int, ...] | None = None) -> Board:

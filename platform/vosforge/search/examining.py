@@ -54,7 +54,7 @@ class Examination:
             scores = {**dict.fromkeys(METRICS, nan), "reason": str(error)}
         finally:
             network.train(learning)
-        write_bytes(join(self.scores, f"step_{step:08d}.json"), json.dumps({"step": step, **scores}).encode())
+        note_scores(self.scores, {"step": step, **scores})
         return {name: scores[name] for name in METRICS}
 
     def _score(self, network: MemoryNetwork) -> dict[str, Any]:
@@ -65,6 +65,11 @@ class Examination:
             {"network": lambda clip: segment_clip(model.start(device), clip, self.short_side)}, clips, self.protocol
         )["network"]
         return {METRIC: found["J&F"], "J_mean": found["J"], "F_mean": found["F"]}
+
+
+def note_scores(folder: str, scores: dict[str, Any]) -> None:
+    """Write down `{"step", "JF_mean", "J_mean", "F_mean"}` of a rung."""
+    write_bytes(join(folder, f"step_{scores['step']:08d}.json"), json.dumps(scores).encode())
 
 
 def rungs_of(scores: str) -> list[dict[str, Any]]:

@@ -10,8 +10,9 @@ from typing import Any
 from vosforge import networks
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
-from vosforge.search.space import MEMORY_EVERY
+from vosforge.search.space import DEFAULT_EVERY, MEMORY_EVERY
 from vosforge.storage import sha256
+from vosforge.training.plan import PLAN_FILE
 
 RESULTS_FILE, SWEEP_FILE = "trials.json", "sweep.json"
 NETWORK_FILE = "network.safetensors"
@@ -48,7 +49,7 @@ class Sources:
         candidates: in the order of the sources, each network once.
         validation: URI of the shards that scored the sweeps' trials; None where no source is a sweep.
         protocol, short_side: how they were scored.
-        trained_on: digests of the shards that sweeps' trials trained on.
+        trained_on: digests of the shards that sweeps' trials and runs trained on.
     """
 
     candidates: list[Candidate]
@@ -66,25 +67,26 @@ def gather(sources: list[str]) -> Sources:
             on different videos, or validation shards that changed since.
     """
     found: dict[str, Candidate] = {}
-    sweeps = []
+    sweeps, trained_on = [], set()
     for source in map(Path, sources):
         if (source / SWEEP_FILE).is_file():
             sweeps.append((source, json.loads((source / SWEEP_FILE).read_text())))
             members = _of_sweep(source)
+            trained_on |= set(sweeps[-1][1]["data_digests"])
         else:
             path = source / NETWORK_FILE if source.is_dir() else source
             if not path.is_file():
                 raise UserError(f"{source}: expected a finished sweep's folder, a run's folder or a network file")
-            members = [_candidate(source.stem, path, 5)]
+            members = [_candidate(source.stem, path, DEFAULT_EVERY)]
+            trained_on |= _data_of_run(path.parent)
         for member in members:
             found.setdefault(f"{member.digest} {member.memory_every}", member)
     if not found:
         raise UserError("an ensemble needs at least one sweep, run or network file")
     _check_validation(sweeps)
     scored = sweeps[0][1] if sweeps else {"validation": {"uri": None}, "protocol": None, "short_side": None}
-    trained_on = frozenset(digest for _, sweep in sweeps for digest in sweep["data_digests"])
     validation = scored["validation"]["uri"]
-    return Sources(list(found.values()), validation, scored["protocol"], scored["short_side"], trained_on)
+    return Sources(list(found.values()), validation, scored["protocol"], scored["short_side"], frozenset(trained_on))
 
 
 def _of_sweep(folder: Path) -> list[Candidate]:
@@ -97,8 +99,15 @@ def _of_sweep(folder: Path) -> list[Candidate]:
     if not trials:
         raise UserError(f"{folder}: no trial succeeded")
     return [
-        _candidate(trial["trial"], Path(trial["network"]), trial["config"].get(MEMORY_EVERY, 5)) for trial in trials
+        _candidate(trial["trial"], Path(trial["network"]), trial["config"].get(MEMORY_EVERY, DEFAULT_EVERY))
+        for trial in trials
     ]
+
+
+def _data_of_run(folder: Path) -> set[str]:
+    """Digests of the shards that a run trained on; none where the folder is no run's."""
+    path = folder / PLAN_FILE
+    return set(json.loads(path.read_text())["data_digests"]) if path.is_file() else set()
 
 
 def _candidate(name: str, path: Path, memory_every: int) -> Candidate:

@@ -32,15 +32,35 @@ def draw_sweep(trials: list[dict[str, Any]], metric: str, folder: Path) -> list[
     Returns:
         The files; importance is left out where fewer than three trials have a score, or no choice varies.
     """
-    scored = [trial for trial in trials if trial[metric] is not None]
+    scored, at = comparable([trial for trial in trials if trial[metric] is not None], metric)
     columns = varied(scored)
     if not columns:
         return []
-    drawn = [_write(_parallel(columns, scored, metric), folder / PARALLEL)]
+    label = metric if at is None else f"{metric} at step {at}"
+    drawn = [_write(_parallel(columns, [trial[metric] for trial in scored], label), folder / PARALLEL)]
     shares = importance(scored, metric)
     if shares:
-        drawn.append(_write(_bars(shares, len(scored), metric), folder / IMPORTANCE))
+        drawn.append(_write(_bars(shares, len(scored), label), folder / IMPORTANCE))
     return drawn
+
+
+def comparable(trials: list[dict[str, Any]], metric: str) -> tuple[list[dict[str, Any]], int | None]:
+    """Trials with their scores after equally many steps: those that were stopped early were not worse for it.
+
+    Args:
+        trials: with a score each, and `{"step", metric}` of their rungs.
+        metric: that is compared.
+
+    Returns:
+        The trials with the score of the last rung that all have reached, and its step; as they are, and None, where
+        they share none.
+    """
+    rungs = [{rung["step"]: rung[metric] for rung in trial["rungs"]} for trial in trials]
+    shared = set.intersection(*map(set, rungs)) if rungs else set()
+    if not shared:
+        return trials, None
+    at = max(shared)
+    return [{**trial, metric: scores[at]} for trial, scores in zip(trials, rungs, strict=True)], at
 
 
 def varied(trials: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -92,22 +112,22 @@ def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _bars(shares: dict[str, float], trials: int, metric: str) -> Figure:
+def _bars(shares: dict[str, float], trials: int, label: str) -> Figure:
     figure = Figure(figsize=(7, 1.2 + 0.35 * len(shares)), layout="constrained")
     axes = figure.subplots()
     names = list(shares)[::-1]
     axes.barh(names, [shares[name] for name in names], color="tab:blue")
-    axes.set_xlabel(f"share of the variance of {metric} over {trials} trials (fANOVA)")
+    axes.set_xlabel(f"share of the variance of {label} over {trials} trials (fANOVA)")
     axes.set_xlim(0, 1)
     return figure
 
 
-def _parallel(columns: dict[str, list[Any]], trials: list[dict[str, Any]], metric: str) -> Figure:
+def _parallel(columns: dict[str, list[Any]], measured: list[float], label: str) -> Figure:
     """One axis a choice, the score last; one line a trial, coloured by score."""
-    axes_of = {**columns, metric: [trial[metric] for trial in trials]}
+    axes_of = {**columns, label: measured}
     figure = Figure(figsize=(1.5 + 1.7 * len(axes_of), 4.5), layout="constrained")
     axes = figure.subplots()
-    scores = np.array(axes_of[metric])
+    scores = np.array(measured)
     colours = matplotlib.colormaps["viridis"]((scores - scores.min()) / (np.ptp(scores) or 1))
     heights = np.array([_heights(values) for values in axes_of.values()])
     for line, colour in zip(heights.T, colours, strict=True):

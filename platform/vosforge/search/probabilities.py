@@ -76,7 +76,8 @@ class Predictions:
         self, candidate: Candidate, truth: Truth, folder: Path, short_side: int | None = None, device: str = "cpu"
     ):
         self.candidate, self.truth, self.short_side, self.device = candidate, truth, short_side, device
-        content = [_FORMAT, candidate.digest, candidate.memory_every, ShardSet(truth.uri).digest, short_side]
+        # Of the device, too, for the time that it takes.
+        content = [_FORMAT, candidate.digest, candidate.memory_every, ShardSet(truth.uri).digest, short_side, device]
         self.folder = Path(folder) / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def compute(self, positions: Sequence[int], on_video: Callable[[], None] = lambda: None) -> None:

@@ -51,7 +51,8 @@ class SweepOptions:
     search: Literal["optuna", "random", "grid"] | None = None
     """optuna proposes from what was found, random draws, grid enumerates; optuna when left out, with pbt random."""
     rungs: int = 3
-    """Where trials are scored and compared, the end included."""
+    """Where trials are scored and compared, the end included; without a scheduler that is the end alone. With pbt, ten
+    or more: each is a chance to go on from another trial."""
     reduction: int = 2
     """Of asha: each rung keeps one trial of so many, and the next lies at so many times as many steps."""
     metric: str = METRIC
@@ -176,8 +177,9 @@ def report(
     """A sweep in words: a table of its trials, best first, and what was refused, saved and drawn."""
     rows = [{**trial["config"], **trial, "network": trial["network"] or trial["error"]} for trial in found]
     lines = [table(rows, ["trial", "state", "step", *keys, sweep.metric, "network"])]
-    for config, reason in refused:
-        lines.append(f"not tried, {config}: {reason}")
+    for reason, configs in _by_reason(refused).items():
+        others = f" and {len(configs) - 1} more" if len(configs) > 1 else ""
+        lines.append(f"not tried, {configs[0]}{others}: {reason}")
     reused = [trial for trial in found if trial["saved_steps"]]
     if reused:
         steps, seconds = (sum(trial[f"saved_{unit}"] for trial in reused) for unit in ("steps", "seconds"))
@@ -186,6 +188,14 @@ def report(
     lines.append(f"{trained} of {len(found) * sweep.plan.total_steps} steps, the others stopped early or failed")
     lines += [f"picture: {picture}" for picture in pictures]
     return "\n".join(lines)
+
+
+def _by_reason(refused: list[tuple[dict[str, Any], str]]) -> dict[str, list[dict[str, Any]]]:
+    """What was refused, by why."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for config, reason in refused:
+        found.setdefault(reason, []).append(config)
+    return found
 
 
 def _rungs(sweep: Sweep) -> str:

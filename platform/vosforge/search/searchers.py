@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,16 @@ _TRIES = 50
 class Sieve:
     """Lets configurations through that can run and were not tried before, each without what has no effect.
 
+    Args:
+        plan: that configurations vary.
+        notes: file to which those that are refused are added, for a sweep that is restored; None keeps none.
+
     Attributes:
-        refused: configurations that were not, with the reason.
+        refused: configurations that were not let through, with the reason.
     """
 
-    def __init__(self, plan: TrainingPlan):
-        self.plan = plan
+    def __init__(self, plan: TrainingPlan, notes: Path | None = None):
+        self.plan, self.notes = plan, notes
         self.refused: list[tuple[dict[str, Any], str]] = []
         self._seen: set[str] = set()
 
@@ -47,8 +53,17 @@ class Sieve:
             check_network(vary(self.plan, settled, self.plan.name))
         except UserError as error:
             self.refused.append((config, str(error)))
+            if self.notes is not None:
+                with self.notes.open("a") as file:
+                    file.write(json.dumps([config, str(error)]) + "\n")
             return None
         return settled
+
+
+def noted(notes: Path) -> list[tuple[dict[str, Any], str]]:
+    """What sieves wrote into a file, each once: a sweep that is restored lists its configurations again."""
+    lines = dict.fromkeys(notes.read_text().splitlines()) if notes.is_file() else {}
+    return [tuple(json.loads(line)) for line in lines]
 
 
 class SiftedOptuna(OptunaSearch):

@@ -5,6 +5,7 @@ R. Caruana, A. Niculescu-Mizil, G. Crew, A. Ksikes: "Ensemble Selection from Lib
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from vosforge.search.probabilities import Predictions, Watched
 
 # More rounds would weigh members in steps finer than a validation set can tell apart.
 _MOST_ROUNDS = 10
+_FOLDS = 5
+
+SINGLE, UNIFORM, SELECTED, VOTE = "best single", "uniform average", "selected average", "vote"
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,24 @@ class Board:
     def __init__(self, predictions: list[Predictions], positions: Sequence[int], protocol: str):
         self.predictions, self.positions, self.protocol = predictions, positions, protocol
         self.videos = [Watched.of(predictions[0].truth.clip(i)) for i in positions]
+        self._looked_at = range(len(positions))
+        self._known: dict[tuple[Team, int], Scores] = {}
+
+    def only(self, places: Sequence[int]) -> Board:
+        """The board with some of its videos, by their place; what is scored on either is known to both."""
+        part = copy.copy(self)
+        part._looked_at = places
+        return part
 
     def scores(self, team: Team) -> dict[str, Scores]:
         """J and F of a team's merged predictions, by video."""
-        return self._scored(lambda v: self.merged(team, v))
+        return {self.videos[v].name: self._score(team, v) for v in self._looked_at}
+
+    def _score(self, team: Team, v: int) -> Scores:
+        if (team, v) not in self._known:
+            video = self.videos[v]
+            self._known[team, v] = score(video.masks, video.labels(self.merged(team, v)), self.protocol)
+        return self._known[team, v]
 
     def merged(self, team: Team, v: int) -> torch.Tensor:
         """`(A, K + 1, h, w)` merged probabilities of the v-th video."""
@@ -78,12 +96,6 @@ class Board:
         """`(M, A, K + 1, h, w)` probabilities of some candidates on the v-th video."""
         loaded = [np.array(self.predictions[c].load(self.positions[v])) for c in members]
         return torch.from_numpy(np.stack(loaded)).float() / 255
-
-    def _scored(self, merged: Callable[[int], torch.Tensor]) -> dict[str, Scores]:
-        return {
-            video.name: score(video.masks, video.labels(merged(v)), self.protocol)
-            for v, video in enumerate(self.videos)
-        }
 
 
 @torch.inference_mode()
@@ -173,6 +185,50 @@ def select(
         picked, best = [*picked, added], reached
         on_round({"added": candidates[added].name, "JF_mean": best})
     return _team(picked)
+
+
+def teams(
+    board: Board,
+    candidates: list[Candidate],
+    seconds: list[float],
+    budget: Budget,
+    on_round: Callable[[dict[str, Any]], None] = lambda told: None,
+) -> dict[str, Team]:
+    """The team of each way that follows from a board alone; arguments as of `select`.
+
+    Raises:
+        UserError: for a budget that no candidate fits.
+    """
+    ranking = ranked(board, affordable(candidates, seconds, budget))
+    chosen = select(board, ranking, candidates, seconds, budget, on_round)
+    return {
+        SINGLE: Team((ranking[0][0],), (1,)),
+        UNIFORM: uniform(ranking, candidates, seconds, budget),
+        SELECTED: chosen,
+        VOTE: Team(chosen.members, chosen.counts, "vote"),
+    }
+
+
+def cross_fitted(
+    board: Board, candidates: list[Candidate], seconds: list[float], budget: Budget
+) -> dict[str, dict[str, Scores]]:
+    """What each way gives on videos that did not choose its team.
+
+    The board's videos are parted in five; each part is scored by teams, the best single network among them, that the
+    others chose. Differences of these scores do not owe anything to the choice having been made on them.
+
+    Returns:
+        By way, J and F by video.
+    """
+    places = range(len(board.videos))
+    folds = min(_FOLDS, len(places))
+    found: dict[str, dict[str, Scores]] = {}
+    for fold in range(folds):
+        chosen = teams(board.only([v for v in places if v % folds != fold]), candidates, seconds, budget)
+        held = board.only(places[fold::folds])
+        for way, team in chosen.items():
+            found.setdefault(way, {}).update(held.scores(team))
+    return found
 
 
 def _team(picked: list[int]) -> Team:

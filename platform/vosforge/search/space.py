@@ -18,6 +18,8 @@ from vosforge.training.stages import Stage
 CHOICES = "choices"
 """Under which Ray Tune's configuration of a trial has its choices."""
 MEMORY_EVERY = "memory_every"
+DEFAULT_EVERY = 5
+"""`memory_every` where a space has none."""
 TIMES, LAST = "times", "last"
 # What identifies a stage, decides what it is mixed from, or moves the steps at which trials are compared.
 _FIXED = ("name", "kinds", "also", "steps")

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import NamedTuple
 
+from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.truth import Truth
 
 FEWEST_VIDEOS = 4
+
+
+def check_apart(uri: str, trained_on: Collection[str], flag: str) -> None:
+    """Refuse videos that were trained on.
+
+    Args:
+        uri: of shards.
+        trained_on: digests of shards.
+        flag: that named the videos, for the message.
+
+    Raises:
+        UserError: when they are the same shards.
+    """
+    if ShardSet(uri).digest in trained_on:
+        raise UserError(f"{uri}: networks are trained on these videos; --{flag} needs others")
 
 
 class Split(NamedTuple):

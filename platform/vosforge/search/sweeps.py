@@ -22,14 +22,24 @@ from vosforge.evaluation.protocols import check_protocol
 from vosforge.evaluation.truth import Truth
 from vosforge.search.examining import METRICS, RUNGS, rungs_of
 from vosforge.search.members import NETWORK_FILE, RESULTS_FILE, SWEEP_FILE
-from vosforge.search.searchers import Sieve, SiftedOptuna, bounds, described, is_discrete, listed, points, quiet
-from vosforge.search.space import CHOICES, check_space, is_setting
-from vosforge.search.splits import split
+from vosforge.search.searchers import (
+    Sieve,
+    SiftedOptuna,
+    bounds,
+    described,
+    is_discrete,
+    listed,
+    noted,
+    points,
+    quiet,
+)
+from vosforge.search.space import CHOICES, DEFAULT_EVERY, MEMORY_EVERY, check_space, is_setting
+from vosforge.search.splits import check_apart, split
 from vosforge.search.trials import Sweep, network_of, run_trial
 from vosforge.search.warm_starts import shared_stages
-from vosforge.storage import absolute, claim, exists, is_local, join, read_bytes, upload_file, write_bytes
+from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, upload_file, write_bytes
 from vosforge.training.on_ray import check_cluster
-from vosforge.training.ray_hooks import Listener
+from vosforge.training.ray_hooks import Listener, news_queue
 
 SCHEDULERS = ("asha", "pbt", "none")
 SEARCHES = ("optuna", "random", "grid")
@@ -37,6 +47,7 @@ SEARCHES = ("optuna", "random", "grid")
 _SECONDS_BETWEEN_STATES = "2"
 _PBT_QUANTILE = 0.34
 _LONGEST_REASON = 300
+_REFUSED_FILE = "refused.jsonl"
 
 Space = dict[str, Any]
 Found = dict[str, Any]
@@ -74,12 +85,13 @@ def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] =
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SECONDS_BETWEEN_STATES)
-    sieve = Sieve(sweep.plan)
-    queue = Queue(actor_options={"num_cpus": 0})
+    notes = local_path(join(sweep.folder, _REFUSED_FILE))
+    sieve = Sieve(sweep.plan, notes)
+    queue = news_queue()
     with Listener(queue, on_progress):
         tuner, expected = _tuner(sweep, space, queue, sieve)
         grid = tuner.fit()
-    for config, reason in sieve.refused:
+    for config, reason in noted(notes):
         on_progress({"refused": config, "reason": reason})
     found = sorted((_result(result, sweep) for result in grid), key=partial(_rank, metric=sweep.metric))
     if len(found) < expected or any(trial["state"] == "interrupted" for trial in found):
@@ -118,14 +130,16 @@ def _resolved(sweep: Sweep, space: Space) -> Sweep:
     if not is_local(sweep.storage):
         raise UserError(f"sweep {sweep.name}: --storage must be a folder that all nodes see, found {sweep.storage}")
     check_protocol(sweep.protocol)
+    check_apart(sweep.validation, sweep.plan.contents()["data_digests"], "validation")
     split(Truth(sweep.validation))
     sweep.plan.samplers()
     plan = sweep.plan
     if sweep.scheduler != "none":
         plan = replace(plan, checkpoint_every=min(plan.checkpoint_every, sweep.first_rung))
     shared = shared_stages(plan, {key: is_discrete(domain) for key, domain in space.items()})
+    every = points(space.get(MEMORY_EVERY, DEFAULT_EVERY))
     places = {"storage": absolute(sweep.storage), "validation": absolute(sweep.validation)}
-    return replace(sweep, plan=plan, shared_stages=shared, **places)
+    return replace(sweep, plan=plan, shared_stages=shared, memory_every=tuple(every), **places)
 
 
 def _check_room(sweep: Sweep) -> None:

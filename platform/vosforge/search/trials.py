@@ -22,11 +22,13 @@ from ray import tune
 from ray.util.queue import Queue
 
 from vosforge.data.shards import ShardSet
-from vosforge.search.examining import METRIC, METRICS, RUNGS, Examination, check_scores, rungs_of
-from vosforge.search.space import CHOICES, MEMORY_EVERY, vary
+from vosforge.networks import MemoryNetwork
+from vosforge.search.examining import METRIC, METRICS, RUNGS, Examination, check_scores, note_scores, rungs_of
+from vosforge.search.space import CHOICES, DEFAULT_EVERY, MEMORY_EVERY, vary
 from vosforge.search.warm_starts import WarmStart, warm_start
 from vosforge.storage import absolute, join, local_path
 from vosforge.training.checkpoints import adopt, latest_whole
+from vosforge.training.loop import Examine
 from vosforge.training.on_ray import fit
 from vosforge.training.plan import TrainingPlan
 
@@ -75,6 +77,7 @@ class Sweep:
         protocol, short_side: how trials are scored, as in `Examination`.
         seed: of the searcher.
         shared_stages: leading stages that are trained once for all trials that have them in common.
+        memory_every: values of the space, with which the end of the shared stages is scored.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Sweep:
     short_side: int | None = None
     seed: int = 0
     shared_stages: int = 0
+    memory_every: tuple[int, ...] = (DEFAULT_EVERY,)
 
     @property
     def folder(self) -> str:
@@ -144,17 +148,19 @@ def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
     warm = None
     if given is None and sweep.shared_stages:
         warm = warm_start(plan, sweep.shared_stages, sweep.storage, partial(_train_shared, sweep=sweep, tell=tell))
-    name, begin, reported = _continuation(plan, given, warm)
+    name, begin, reported = _continuation(trial, plan, given, warm)
     plan = vary(sweep.plan, choices, name)
     run = join(sweep.folder, name)
     adopted = adopt(begin, run, plan.digest) if begin and latest_whole(run) is None else None
     saved = _saved(warm) if warm else (given or {}).get("saved", {})
-    report = partial(_report, plan=plan, tell=tell, saved=saved)
+    every = choices.get(MEMORY_EVERY, DEFAULT_EVERY)
+    report = partial(_report, trial=trial, plan=plan, tell=tell, saved=saved)
     if warm is not None:
         tell({"warm_start": warm.run, "step": warm.steps, "reused": warm.reused})
-        for scores in rungs_of(_warm_scores(warm.run, sweep)):
+        for scores in rungs_of(_warm_scores(warm.run, sweep, every)):
+            note_scores(join(run, RUNGS), scores)
             report(scores, warm.checkpoint)
-    examine = sweep.examination(join(run, RUNGS), sweep.rung_steps, choices.get(MEMORY_EVERY, 5))
+    examine = sweep.examination(join(run, RUNGS), sweep.rung_steps, every)
     training = _Training(partial(_fit, plan, sweep.folder, sweep, tell, examine))
     _report_rungs(training, run, reported, plan.total_steps, report)
     network = training.result()
@@ -199,7 +205,7 @@ class _Training:
         return self._network
 
 
-def _fit(plan: TrainingPlan, storage: str, sweep: Sweep, tell: Tell, examine: Examination) -> str:
+def _fit(plan: TrainingPlan, storage: str, sweep: Sweep, tell: Tell, examine: Examine) -> str:
     resources = sweep.resources
     return fit(
         plan,
@@ -217,14 +223,25 @@ def _fit(plan: TrainingPlan, storage: str, sweep: Sweep, tell: Tell, examine: Ex
 
 
 def _train_shared(part: TrainingPlan, storage: str, sweep: Sweep, tell: Tell) -> None:
-    """Train leading stages to their end, and score them there, whatever `memory_every` a trial has chosen."""
-    examine = sweep.examination(_warm_scores(join(storage, part.name), sweep), (part.total_steps,), 5)
-    _fit(part, storage, sweep, tell, examine)
+    """Train leading stages to their end, and score them there with each `memory_every` that a trial may have."""
+    run = join(storage, part.name)
+    scored = [
+        sweep.examination(_warm_scores(run, sweep, every), (part.total_steps,), every) for every in sweep.memory_every
+    ]
+    _fit(part, storage, sweep, tell, partial(_examine_all, scored))
 
 
-def _warm_scores(run: str, sweep: Sweep) -> str:
+def _examine_all(examinations: list[Examination], network: MemoryNetwork, step: int) -> dict[str, float]:
+    """What the last of several examinations gives; all of them write their scores down."""
+    found: dict[str, float] = {}
+    for examine in examinations:
+        found = examine(network, step)
+    return found
+
+
+def _warm_scores(run: str, sweep: Sweep, every: int) -> str:
     """Where scores of a warm start are, which other sweeps may score otherwise."""
-    return join(run, f"{RUNGS}-{sweep.digest}")
+    return join(run, f"{RUNGS}-{sweep.digest}-{every}")
 
 
 def _checkpoint(run: str, step: int) -> str:
@@ -232,7 +249,7 @@ def _checkpoint(run: str, step: int) -> str:
 
 
 def _continuation(
-    plan: TrainingPlan, given: dict[str, Any] | None, warm: WarmStart | None
+    trial: str, plan: TrainingPlan, given: dict[str, Any] | None, warm: WarmStart | None
 ) -> tuple[str, str | None, int]:
     """Name of the trial's run, the checkpoint that it begins from, and the last step that Tune has heard of.
 
@@ -241,7 +258,7 @@ def _continuation(
     """
     if given is None:
         return plan.name, warm.checkpoint if warm else None, warm.steps if warm else 0
-    if given["plan"] == plan.digest:
+    if (given["trial"], given["plan"]) == (trial, plan.digest):
         return given["run"], None, given["step"]
     mark = hashlib.sha256(f"{given['checkpoint']} {plan.digest}".encode()).hexdigest()[:6]
     return f"{plan.name}-{mark}", given["checkpoint"], given["step"]
@@ -262,7 +279,13 @@ def _is_kept(run: str, step: int) -> bool:
 
 
 def _report(
-    scores: dict[str, Any], checkpoint: str, plan: TrainingPlan, tell: Tell, saved: dict[str, Any], **extra: Any
+    scores: dict[str, Any],
+    checkpoint: str,
+    trial: str,
+    plan: TrainingPlan,
+    tell: Tell,
+    saved: dict[str, Any],
+    **extra: Any,
 ) -> None:
     """Tell Tune and the sweep what a rung gave, with a pointer to its checkpoint.
 
@@ -273,9 +296,9 @@ def _report(
     step = scores["step"]
     metrics = {name: scores[name] for name in METRICS}
     tell({"rung": step, **metrics})
-    pointer = {"run": plan.name, "checkpoint": checkpoint, "step": step, "plan": plan.digest, "saved": saved}
+    pointer = {"trial": trial, "run": plan.name, "checkpoint": checkpoint, "step": step, "plan": plan.digest}
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _POINTER_FILE).write_text(json.dumps(pointer))
+        (Path(folder) / _POINTER_FILE).write_text(json.dumps({**pointer, "saved": saved}))
         told = {**metrics, "step": step, "run": plan.name, **saved, **extra}
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 

@@ -22,8 +22,6 @@ import ray.train
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
-from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vosforge.clip import Clip
 from vosforge.data.streams import run_workers
@@ -33,7 +31,16 @@ from vosforge.training.checkpoints import NETWORK_FILE, Damaged, latest_whole
 from vosforge.training.clip_order import clip_loader, clip_numbers
 from vosforge.training.loop import Examine, Feed, Worker, train
 from vosforge.training.plan import TrainingPlan, begun_execution, claim_run, note_execution
-from vosforge.training.ray_hooks import EqualShares, FinalErrors, Listener, RayReporter, final_error, resources, room
+from vosforge.training.ray_hooks import (
+    EqualShares,
+    FinalErrors,
+    Listener,
+    RayReporter,
+    final_error,
+    news_queue,
+    resources,
+    room,
+)
 from vosforge.training.steps import Execution
 
 # The controller looks for reports this often; at Ray's default of 2 s every checkpoint would cost as much.
@@ -103,9 +110,7 @@ def fit(
     settings = {"workers": workers, "min_workers": least if least < workers else None}
     settings |= {"gpu": use_gpu, "feeders": feeders, "threads": threads, "execution": asdict(execution)}
     note_execution(storage, plan.name, settings)
-    # Beside the driver: on a node that dies it would take all further news with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    queue = news_queue()
     run = join(absolute(storage), plan.name)
     trainer = _Trainer(
         _worker,

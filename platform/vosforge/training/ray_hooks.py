@@ -22,6 +22,7 @@ from ray.train.v2._internal.execution.failure_handling import DefaultFailurePoli
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vosforge.errors import UserError, find_user_error
 from vosforge.storage import Unavailable, delete_folder, is_local, join, local_path
@@ -29,6 +30,12 @@ from vosforge.storage import Unavailable, delete_folder, is_local, join, local_p
 _SECONDS_OF_SILENCE = 30.0
 _ANSWER_SECONDS = 5.0
 _LOGGER = logging.getLogger(__name__)
+
+
+def news_queue() -> Queue:
+    """A queue to this process, on its own node: on one that dies it would take all further news with it."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 class RayReporter:
