@@ -162,6 +162,9 @@ class _News:
             how = "was there" if news["reused"] else "is trained"
             self.bar.say(f"trial {news['trial']}: its first {news['step']} steps: {news['warm_start']} {how}")
         else:
+            if not self._steps:
+                # Starting processes says nothing about the speed of training.
+                self.bar.resume(news["step"])
             self._steps[news["trial"]] = news["step"]
             note = f"trial {news['trial']} loss {news['loss']:.3f} J {news['J']:.3f}"
             self.bar.update(sum(self._steps.values()), note)
