@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from ray import tune
+from ray.util import placement_group_table
 
 from vosforge.errors import UserError
 from vosforge.networks import describe
@@ -87,7 +89,7 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
 
 def test_a_population_larger_than_what_runs_at_a_time_takes_turns_and_the_poor_go_on_from_the_better(sweep):
     """Two trials, one at a time: each waits at its rungs for the other, and one of two is always the poorer."""
-    population = replace(sweep, scheduler="pbt", trials=2, concurrency=1, rungs=4)
+    population = replace(sweep, scheduler="pbt", trials=2, concurrency=1, rungs=3)
     heard: list[dict] = []
     found = run_sweep(population, {"learning_rate": tune.choice([1e-9, 1e-2])}, heard.append)
 
@@ -95,15 +97,13 @@ def test_a_population_larger_than_what_runs_at_a_time_takes_turns_and_the_poor_g
     folders = {trial["trial"]: Path(trial["network"]).parent.name for trial in found}
     clones = [trial for trial, folder in folders.items() if re.fullmatch(rf"sweep-{trial}-[0-9a-f]{{6}}", folder)]
     assert clones, folders
-    donors = {trial["trial"] for trial in found} - set(clones[:1])
     for trial in found:
         if trial["trial"] in clones:
             # It goes on at the rung that the other had reached, and its run begins there.
             begun = min(rung["step"] for rung in trial["rungs"])
-            assert 2 < begun <= 8
+            assert begun > 3
             assert max(news["step"] for news in heard if "loss" in news and news["trial"] == trial["trial"]) == 8
             assert (Path(sweep.storage) / "sweep" / folders[trial["trial"]] / "plan.json").is_file()
-    assert donors
 
 
 def test_a_sweep_of_other_settings_or_of_shards_that_changed_since_is_refused(sweep, build_shards, moving):
@@ -148,3 +148,16 @@ def test_a_sweep_of_which_all_trials_fail_says_why(sweep):
     one = replace(sweep, trials=1, scheduler="none", plan=replace(sweep.plan, stages=sweep.plan.stages[:1]))
     with pytest.raises(UserError, match=r"sweep sweep: all 1 trials failed; the first: stage bl30k, step"):
         run_sweep(one, {"learning_rate": 1e25})
+
+
+def test_trials_that_are_stopped_give_their_cpus_back(sweep):
+    """Half of the rest is stopped at each rung; what is left of their reservations would stop the sweep."""
+    long = replace(sweep, trials=5, rungs=3, reduction=4, plan=replace(sweep.plan, stages=sweep.plan.stages[1:]))
+    found = run_sweep(long, {"memory_every": tune.choice([1, 2, 3, 4, 5])})
+    assert [trial["state"] for trial in found].count("stopped") > 2
+    held = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+    deadline = time.monotonic() + 30
+    while held and time.monotonic() < deadline:
+        time.sleep(0.5)
+        held = [group for group in placement_group_table().values() if group["state"] == "CREATED"]
+    assert held == []

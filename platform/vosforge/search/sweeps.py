@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.tune.schedulers import ASHAScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search.sample import Domain
 from ray.util.queue import Queue
@@ -47,6 +48,8 @@ SEARCHES = ("optuna", "random", "grid")
 _SECONDS_BETWEEN_STATES = "2"
 _PBT_QUANTILE = 0.34
 _LONGEST_REASON = 300
+# Of the head, for all trials of a population; the rest is for helpers of Ray's.
+_HEAD_SHARE = 0.95
 _REFUSED_FILE = "refused.jsonl"
 
 Space = dict[str, Any]
@@ -158,8 +161,12 @@ def _check_room(sweep: Sweep) -> None:
 
 def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune.Tuner, int]:
     """The tuner, and how many trials it will have at least."""
-    # The trial itself needs next to nothing: what it starts on Ray Train reserves its own CPUs.
-    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep, queue=queue), {"cpu": 0.01})
+    # What a trial starts on Ray Train reserves its CPUs. A share of one for the trial itself would leave the last
+    # decoder without a whole one; Tune wants something, and the head is the node that lasts. A population has to be
+    # there as a whole to take turns, so that its trials' shares of the head, not Tune, limit how many run at a time.
+    population = sweep.scheduler == "pbt"
+    needs = {"cpu": 0, HEAD_NODE_RESOURCE_NAME: _HEAD_SHARE / sweep.concurrency if population else 0.001}
+    trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep, queue=queue), needs)
     path = join(sweep.folder, "tune")
     searcher, configs = None, []
     if sweep.search == "optuna" and any(isinstance(domain, Domain) for domain in space.values()):
@@ -177,7 +184,7 @@ def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune
             metric=sweep.metric,
             mode="max",
             num_samples=sweep.trials if searcher else 1,
-            max_concurrent_trials=sweep.concurrency,
+            max_concurrent_trials=None if population else sweep.concurrency,
             search_alg=searcher,
             trial_dirname_creator=_folder_name,
             scheduler=_scheduler(sweep, space, configs),

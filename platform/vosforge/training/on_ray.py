@@ -22,6 +22,7 @@ import ray.train
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from vosforge.clip import Clip
 from vosforge.data.streams import run_workers
@@ -34,6 +35,7 @@ from vosforge.training.plan import TrainingPlan, begun_execution, claim_run, not
 from vosforge.training.ray_hooks import (
     EqualShares,
     FinalErrors,
+    GroupCleaning,
     Listener,
     RayReporter,
     final_error,
@@ -228,6 +230,8 @@ class _Trainer(TorchTrainer):
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["failure_policy"] = FinalErrors(self.run_config.failure_config)
         settings["scaling_policy"] = self.scaling or settings["scaling_policy"]
+        others = [one for one in settings["callbacks"] if not isinstance(one, PlacementGroupCleanerCallback)]
+        settings["callbacks"] = [*others, GroupCleaning()]
         return super()._initialize_and_run_controller(**settings)
 
     def _register_sigint_handler(self, controller: Any) -> None:

@@ -16,8 +16,12 @@ from typing import Any
 
 import ray
 import ray.train
-from ray._private.state import state as ray_state
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
+from ray._private import state as ray_states
 from ray.train import TrainingFailedError
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import placement_group_cleaner
+from ray.train.v2._internal.execution.controller.placement_group_cleaner import PlacementGroupCleaner
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import ScalingConfig
@@ -190,6 +194,37 @@ class FinalErrors(DefaultFailurePolicy):
         return super().make_decision(training_failed_error)
 
 
+class _GroupCleaner(PlacementGroupCleaner):
+    """Ray's actor that frees what a run reserved when its controller was killed, as Ray Tune kills that of a trial.
+
+    Ray's own asks the dashboard, which local clusters do not have, and so frees nothing there.
+    """
+
+    def start_monitoring(self) -> bool:
+        placement_group_cleaner.is_actor_alive = _is_alive
+        return super().start_monitoring()
+
+
+def _is_alive(actor_id: str, timeout: float) -> bool:
+    return ray_states.actors(actor_id).get("State") not in (None, "DEAD")
+
+
+class GroupCleaning(PlacementGroupCleanerCallback):
+    """Ray's callback that starts a cleaner beside a controller, with ours."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._controller_actor_id = ray.get_runtime_context().get_actor_id()
+        # On the head, detached, and outside the reservation of a trial: it has to outlive all of them.
+        options = {"lifetime": "detached", "scheduling_strategy": "DEFAULT", "num_cpus": 0}
+        options["resources"] = {HEAD_NODE_RESOURCE_NAME: 0.001}
+        self._cleaner = (
+            ray.remote(_GroupCleaner)
+            .options(**options)
+            .remote(self._controller_actor_id, self._check_interval_s, self._get_actor_timeout_s, self._stop_timeout)
+        )
+        self._cleaner.start_monitoring.remote()
+
+
 class EqualShares(ElasticScalingPolicy):
     """Ray's elastic policy, in numbers of workers that can share the batch and whose clips find decoders.
 
@@ -229,5 +264,5 @@ def room(needs: dict[str, float], there: dict[str, float]) -> int:
 def resources() -> dict[str, float]:
     """What the cluster has, and what its autoscaler may add, for which Ray has no public question."""
     there = ray.cluster_resources()
-    most = ray_state.get_max_resources_from_cluster_config() or {}
+    most = ray_states.state.get_max_resources_from_cluster_config() or {}
     return there | {name: max(amount, there.get(name, 0)) for name, amount in most.items()}
