@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import pickle
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,7 +23,9 @@ from vosforge.errors import UserError
 from vosforge.s3 import patient_file_system
 from vosforge.storage import Unavailable
 from vosforge.training import on_ray, ray_hooks
-from vosforge.training.on_ray import check_cluster
+from vosforge.training.checkpoints import latest_whole
+from vosforge.training.on_ray import check_cluster, fit
+from vosforge.training.plan import TrainingPlan
 from vosforge.training.ray_hooks import EqualShares, FinalErrors, Listener, RayReporter, final_error
 from vosforge.training.steps import Execution
 
@@ -49,6 +53,29 @@ def test_no_more_workers_are_started_than_decoders_find_cpus_for(monkeypatch, cp
     config = ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 1})
     policy = EqualShares(config, [1, 2, 4], {"CPU": 3, "GPU": 0})
     assert policy._count_possible_workers({"a": {"CPU": 1.0}, "b": {"CPU": reserved - 1.0}}) == found
+
+
+def test_what_a_run_reserved_is_free_again_when_the_process_that_began_it_is_killed(make_plan, tmp_path):
+    """As Ray Tune kills a trial that it stops; on a local cluster, which has no dashboard to ask."""
+
+    @ray.remote(num_cpus=0)
+    class Trial:
+        def train(self, plan: TrainingPlan) -> None:
+            fit(plan, str(tmp_path), lambda metrics: None, threads=1)
+
+    trial = Trial.remote()
+    trial.train.remote(make_plan(steps=2000, probe_clips=0))
+    wait_until(lambda: latest_whole(str(tmp_path / "run")) is not None)
+    assert ray.available_resources()["CPU"] < ray.cluster_resources()["CPU"]
+    ray.kill(trial)
+    wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_fewest_workers_decide_whether_a_run_may_begin():

@@ -155,10 +155,10 @@ class Building:
             say(f"candidate {self.candidates[c].name}: J&F {score:.3f} on A, {self.seconds[c] * 1000:.0f} ms a frame")
         found = teams(board, *choosing, lambda told: say(f"selection adds {told['added']}: {told['JF_mean']:.3f} on A"))
         apart = cross_fitted(board, *choosing)
-        chosen = found[SELECTED].members
-        if len(chosen) > 1:
-            stacking = train_stacking(self._board("stack", say, chosen), chosen)
-            found[STACKING] = Team(chosen, (1,) * len(chosen), stacking)
+        members = found[VOTE].members
+        if len(members) > 1:
+            stacking = train_stacking(self._board("stack", say, members), members)
+            found[STACKING] = Team(members, (1,) * len(members), stacking)
             apart[STACKING] = board.scores(found[STACKING])
         else:
             # Of one member there is nothing to vote on.

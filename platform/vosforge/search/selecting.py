@@ -196,16 +196,20 @@ def teams(
 ) -> dict[str, Team]:
     """The team of each way that follows from a board alone; arguments as of `select`.
 
+    Votes are of the selected members, or of the best that differ where nobody was added to the first.
+
     Raises:
         UserError: for a budget that no candidate fits.
     """
     ranking = ranked(board, affordable(candidates, seconds, budget))
     chosen = select(board, ranking, candidates, seconds, budget, on_round)
+    equal = uniform(ranking, candidates, seconds, budget)
+    voting = chosen if len(chosen.members) > 1 else equal
     return {
         SINGLE: Team((ranking[0][0],), (1,)),
-        UNIFORM: uniform(ranking, candidates, seconds, budget),
+        UNIFORM: equal,
         SELECTED: chosen,
-        VOTE: Team(chosen.members, chosen.counts, "vote"),
+        VOTE: Team(voting.members, voting.counts, "vote"),
     }
 
 
