@@ -116,7 +116,7 @@ def named(building: Building, keep: str) -> Row:
     wanted = _KEPT.get(keep, keep)
     found = [row for row in building.rows if row.way == wanted]
     if not found:
-        raise UserError(f"--keep {keep}: selection found no second member that adds anything; take auto or single")
+        raise UserError(f"--keep {keep}: there is no second member that differs and fits; take auto or single")
     return found[0]
 
 
