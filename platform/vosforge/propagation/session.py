@@ -22,7 +22,6 @@ from vosforge.propagation.segmenter import Segmenter
 from vosforge.propagation.user_memory import UserFrame, UserMemory, scribbled_networks, takes_scribbles
 from vosforge.propagation.video import Video
 
-
 OnFrame = Callable[[int, int], None]
 
 

@@ -18,8 +18,6 @@ from PIL import Image
 
 from vosforge.clip import VOID, frame_order
 from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame, decode_mask, encode_mask
-from vosforge.errors import UserError
-from vosforge.reading import reading
 from vosforge.serving.limits import Limits, Refused, TooLarge
 
 FIRST_MASK, MASKS = "mask.png", "masks"
@@ -136,9 +134,9 @@ def _entries(data: bytes) -> Iterator[tuple[PurePosixPath, bytes]]:
                 if len(content) != entry.size:
                     raise Refused(f"clip: the archive ends within {path.name[:80]!r}; send all of it")
                 yield path, content
+    except Refused:
+        raise
     except (tarfile.TarError, ValueError, OverflowError) as error:
-        if isinstance(error, UserError):
-            raise
         told = str(error).splitlines()[0][:80]
         raise Refused(f"clip: expected a tar archive that is not compressed, found something else ({told})") from error
 
@@ -184,12 +182,16 @@ def _check(data: bytes, name: str, limits: Limits) -> None:
     """Refuse an image by its header, before its pixels take memory, and one whose data end early."""
     check_bytes(len(data), limits.max_image_mib, name)
     try:
-        with reading(name), Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if max(image.size) > limits.max_side:
                 found = f"{image.size[1]}x{image.size[0]}"
                 raise TooLarge(f"{name}: expected at most {limits.max_side} pixels a side, found {found}; reduce it")
             image.load()
-    except (UserError, SyntaxError, ValueError) as error:
-        if isinstance(error, Refused):
-            raise
+    except Image.DecompressionBombError as error:
+        raise TooLarge(
+            f"{name}: expected at most {limits.max_side} pixels a side, found far more; reduce it"
+        ) from error
+    except Refused:
+        raise
+    except (OSError, SyntaxError, ValueError) as error:
         raise Refused(f"{name}: expected a whole JPEG or PNG image, found {len(data)} bytes that are none") from error

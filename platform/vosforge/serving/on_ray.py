@@ -31,7 +31,7 @@ from vosforge.errors import UserError
 from vosforge.serving.access import Access
 from vosforge.serving.api import make_app
 from vosforge.serving.journal import Journal
-from vosforge.serving.limits import Limits, Unready
+from vosforge.serving.limits import Limits, NotFound, Unready
 from vosforge.serving.models import shelf
 from vosforge.serving.store import SessionStore
 from vosforge.settings import AS_SAVED, Settings
@@ -121,7 +121,7 @@ class Handles:
         """Call a method of a slot's store; waits while Serve starts a replica in place of a dead one."""
         if slot >= len(self._handles):
             # A server with more slots opened it; the journal has it, so that one with as many can go on.
-            raise UserError(f"session of slot {slot}: this server has {len(self._handles)}; start as many replicas")
+            raise NotFound(f"session: is of replica {slot}, this server has {len(self._handles)}; start more")
         try:
             answer = await self._handles[slot].ask.remote(method, *arguments)
         except (RayActorError, DeploymentUnavailableError) as error:
