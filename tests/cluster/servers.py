@@ -88,6 +88,15 @@ class Client:
         answer = self.ask("PUT", f"/v1/sessions/{session}/masks/{t}", data=data)
         assert answer.status_code == 204, answer.text
 
+    def round(self, session: str, n: int, frame: int, mask: bytes) -> dict[str, Any]:
+        image = {"Content-Type": "image/png"}
+        answer = self.ask("PUT", f"/v1/sessions/{session}/rounds/{n}?frame={frame}", data=mask, headers=image)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def state(self, session: str) -> dict[str, Any]:
+        return self.ask("GET", f"/v1/sessions/{session}").json()
+
 
 def free_port() -> int:
     with socket.socket() as probe:

@@ -10,6 +10,7 @@ dies, Serve starts another, on any node, which brings its sessions back from the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -189,6 +190,7 @@ def start(plan: Plan, access: Access, host: str = "127.0.0.1", port: int = 8000)
         logging_config=quiet,
         **_HEALTH,
     )
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port), logging_config=quiet)
         serve.run(ingress.bind(*replicas), name=APPLICATION, route_prefix="/")
@@ -198,9 +200,11 @@ def start(plan: Plan, access: Access, host: str = "127.0.0.1", port: int = 8000)
 
 
 def stop() -> None:
-    """End the application and Ray Serve; sessions stay in the journal."""
+    """End the application, and the cluster where it is this process's own; sessions stay in the journal."""
     if ray.is_initialized():
-        serve.shutdown()
+        with contextlib.suppress(RayServeException):
+            serve.delete(APPLICATION)
+        ray.shutdown()
 
 
 def _name(slot: int) -> str:
