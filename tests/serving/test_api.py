@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import re
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -27,7 +30,7 @@ class InProcess:
         self.store = store
 
     async def ask(self, slot: int, method: str, *arguments: Any) -> Any:
-        return getattr(self.store, method)(*arguments)
+        return await asyncio.to_thread(getattr(self.store, method), *arguments)
 
     async def choose(self) -> int:
         return 0
@@ -65,6 +68,7 @@ def test_a_streams_whole_life(connect):
     masks = [client.put(f"{session}/frames/{t}", content=frame) for t, frame in enumerate(film.frames)]
     assert {answer.status_code for answer in masks} == {200}
     assert Image.open(io.BytesIO(masks[0].content)).mode == "P"
+    assert re.fullmatch(r"stm-nano#sha256:[0-9a-f]{12}", client.get(session).json()["model"])
     assert client.get(f"{session}/masks/3").content == masks[3].content
     assert list(untar(client.get(f"{session}/masks").content).values()) == [answer.content for answer in masks]
     state = client.get(session).json()
@@ -192,6 +196,15 @@ def test_sessions_without_end_are_refused_with_a_time_to_wait(connect):
     opened(client)
     answer = client.post("/v1/sessions", json={})
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
+
+
+def test_clips_beyond_those_under_way_are_refused_before_they_are_read(connect):
+    client, film = connect(max_clips=1), Film(length=40)
+    with ThreadPoolExecutor(4) as threads:
+        body = film.archive()
+        answers = list(threads.map(lambda _: client.post("/v1/segment", content=body), range(4)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert client.post("/v1/segment", content=body).status_code == 200
 
 
 def test_only_who_bears_the_token_is_let_in(connect):

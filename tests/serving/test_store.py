@@ -179,6 +179,28 @@ def test_a_journal_that_cannot_be_written_loses_nothing(make_store, tmp_path):
     assert stream(store, film, 1, session)[1] == whole[1:]
 
 
+def test_a_batch_that_breaks_takes_no_session_with_it(make_store, monkeypatch):
+    films = [Film(seed) for seed in range(3)]
+    model = Model.load(BUNDLED)
+    store = make_store(Shelf(lambda: "breaking", lambda version: Served(version, model)))
+    whole = [stream(store, film)[1] for film in films]
+    sessions = [store.open("stream")["session"] for _ in films]
+    for session, film in zip(sessions, films, strict=True):
+        store.put_mask(session, 0, film.masks[0])
+        store.put_frame(session, 0, film.frames[0])
+
+    def broken(**arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.members[0], "decode", broken)
+        for session, film in zip(sessions, films, strict=True):
+            with pytest.raises(Unready, match="the request failed"):
+                store.put_frame(session, 1, film.frames[1])
+    answers = [stream(store, film, 1, session)[1] for session, film in zip(sessions, films, strict=True)]
+    assert answers == [masks[1:] for masks in whole]
+
+
 def test_a_damaged_journal_ends_its_session_alone(make_store, tmp_path):
     film, store = Film(), make_store()
     session, _ = stream(store, film)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import vosforge
 from vosforge.errors import UserError
 from vosforge.serving.access import Access
-from vosforge.serving.limits import Limits, Refused, Unauthorised
+from vosforge.serving.limits import Limits, Refused, TooMany, Unauthorised
 from vosforge.serving.media import check_bytes
 from vosforge.serving.metrics import Requests, exposition
 from vosforge.serving.store import slot_of
@@ -63,8 +63,8 @@ def make_app(backend: Backend, limits: Limits, access: Access) -> FastAPI:
     app = FastAPI(
         title="vosforge",
         version=vosforge.__version__,
-        description="Segments videos from first masks, frame by frame, or in rounds with a user. Every request may be "
-        "repeated with the same body and has the same answer; after a 503 or a lost connection, repeat it.",
+        description="Segments videos from first masks, frame by frame, or in rounds with a user. Every request but the "
+        "opening of a session may be repeated with the same body and has the same answer; after a 503, repeat it.",
     )
     requests = Requests()
     _watch(app, access, requests)
@@ -107,6 +107,8 @@ def _refusal(error: UserError) -> Response:
 
 
 def _add_clips(app: FastAPI, backend: Backend, limits: Limits) -> None:
+    under_way: set[Request] = set()
+
     @app.post("/v1/segment", openapi_extra=_body(TAR), response_class=Response, responses=_answers(TAR))
     async def segment(request: Request) -> Response:
         """Segment a whole clip.
@@ -115,8 +117,15 @@ def _add_clips(app: FastAPI, backend: Backend, limits: Limits) -> None:
         the first frame, or `masks/<frame>.png` for the frames where objects appear. The answer is a tar archive of
         palette PNGs named as the frames.
         """
-        data = await _read(request, limits.max_clip_mib, "clip")
-        return Response(await backend.ask(await backend.choose(), "segment", data), media_type=TAR)
+        # Refused before it is read, so that many together do not fill the memory.
+        if len(under_way) >= limits.max_clips:
+            raise TooMany(f"clips: {limits.max_clips} are under way; wait, or send frames in a session")
+        under_way.add(request)
+        try:
+            data = await _read(request, limits.max_clip_mib, "clip")
+            return Response(await backend.ask(await backend.choose(), "segment", data), media_type=TAR)
+        finally:
+            under_way.discard(request)
 
 
 def _add_sessions(app: FastAPI, backend: Backend) -> None:

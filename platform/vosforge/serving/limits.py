@@ -9,7 +9,7 @@ from vosforge.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What one replica takes of its clients."""
+    """What a server takes of its clients; numbers of sessions and their memory are those of one replica."""
 
     max_side: int = 1920
     """Pixels of a frame's longer side."""
@@ -23,6 +23,8 @@ class Limits:
     """MiB of one frame, mask or drawing."""
     max_clip_mib: int = 64
     """MiB of a whole clip's body."""
+    max_clips: int = 4
+    """Whole clips sent or segmented at a time, on all replicas together."""
     max_sessions: int = 32
     """Sessions open on a replica at a time."""
     session_mib: int = 512

@@ -29,11 +29,14 @@ class Served:
         device, settings: as `Model.start` takes them.
 
     Attributes:
+        name: what clients are told of it, which names no path.
         short_side: pixels to which its frames are reduced; None keeps their size.
     """
 
     def __init__(self, version: str, model: Model, device: str = "cpu", settings: Settings = AS_SAVED):
         self.version = version
+        path, mark, digest = version.partition(_DIGEST)
+        self.name = f"{local_path(path).name}{mark}{digest[:12]}" if mark else version
         self.short_side = model.short_side
         self._first = model.start(device, settings)
         member = model.members[0]

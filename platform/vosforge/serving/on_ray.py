@@ -40,6 +40,8 @@ from vosforge.settings import AS_SAVED, Settings
 logger = logging.getLogger(__name__)
 APPLICATION = "vosforge"
 _SECONDS_TO_ANSWER = 5.0
+# Requests that wait for a place in the ingress; Serve answers further ones with 503.
+_MOST_QUEUED = 200
 # A dead replica is found by its actor's end, at the next of these.
 _HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 60, "graceful_shutdown_timeout_s": 5}
 
@@ -80,8 +82,7 @@ class Replica:
         torch.set_num_threads(plan.threads)
         models = shelf(plan.model, plan.store, plan.device, plan.settings)
         self._store = SessionStore(models, Journal(plan.journal), plan.limits, slot, plan.batch)
-        # A request waits in its thread; twice as many as there are sessions leaves some for what is refused.
-        self._threads = ThreadPoolExecutor(2 * plan.limits.max_sessions + 8, thread_name_prefix="requests")
+        self._threads = ThreadPoolExecutor(_requests_at_once(plan.limits), thread_name_prefix="requests")
         _repeat(self._store.refresh, plan.seconds_between_looks)
         _repeat(self._store.expire, min(5.0, plan.limits.idle_seconds / 2))
 
@@ -92,6 +93,11 @@ class Replica:
             return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
         except UserError as error:
             return error
+
+
+def _requests_at_once(limits: Limits) -> int:
+    """Of one replica. Each waits in a thread; twice as many as sessions leaves some for what is refused."""
+    return 2 * limits.max_sessions + 8
 
 
 def _repeat(action: Callable[[], None], seconds: float) -> None:
@@ -169,6 +175,7 @@ def start(plan: Plan, access: Access, host: str = "127.0.0.1", port: int = 8000)
     def build() -> FastAPI:
         return make_app(Handles(slots), limits, access)
 
+    at_once = _requests_at_once(limits)
     resources = {"num_cpus": 0, "num_gpus": int(plan.device != "cpu")}
     replicas = [
         serve.deployment(Replica)
@@ -176,7 +183,7 @@ def start(plan: Plan, access: Access, host: str = "127.0.0.1", port: int = 8000)
             name=_name(slot),
             num_replicas=1,
             ray_actor_options=resources,
-            max_ongoing_requests=2 * limits.max_sessions + 8,
+            max_ongoing_requests=at_once,
             logging_config=quiet,
             **_HEALTH,
         )
@@ -186,7 +193,8 @@ def start(plan: Plan, access: Access, host: str = "127.0.0.1", port: int = 8000)
     ingress = serve.deployment(serve.ingress(build)()).options(
         name="ingress",
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=1000,
+        max_ongoing_requests=slots * at_once,
+        max_queued_requests=_MOST_QUEUED,
         logging_config=quiet,
         **_HEALTH,
     )

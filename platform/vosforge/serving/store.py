@@ -107,7 +107,7 @@ class SessionStore:
                 self._held.pop(name)
             raise Unready("the journal cannot be written; try again") from error
         self._count("opened")
-        return {"session": name, **description, "idle_seconds": self._limits.idle_seconds}
+        return {"session": name, **description, "model": served.name, "idle_seconds": self._limits.idle_seconds}
 
     def state(self, name: str) -> dict[str, Any]:
         """What a session has so far; during a round also its progress."""
@@ -119,7 +119,7 @@ class SessionStore:
         session = held.session
         if session is None:
             raise Unready(f"session {name}: is being brought back; try again")
-        opened = {"session": name, "kind": session.kind, "model": session.served.version}
+        opened = {"session": name, "kind": session.kind, "model": session.served.name}
         return {**opened, **session.state, "bytes": held.bytes}
 
     def put_mask(self, name: str, t: int, data: bytes) -> None:
@@ -222,7 +222,7 @@ class SessionStore:
             "steps": self._batcher.steps,
             "sessions": len(held),
             "bytes": sum(each.bytes for each in held),
-            "model": self._shelf.current.version,
+            "model": self._shelf.current.name,
             "versions": self._shelf.versions,
         }
 
