@@ -19,6 +19,7 @@ from vosforge.serving.journal import Entry, Journal, digest
 from vosforge.serving.limits import Gone, Limits, NotFound, Refused, TooLarge, TooMany, Unready
 from vosforge.serving.media import read_clip, write_masks
 from vosforge.serving.models import Shelf
+from vosforge.serving.replaying import replay
 from vosforge.serving.sessions import Interactive, Kind, Stream, segment_clip
 
 logger = logging.getLogger(__name__)
@@ -296,10 +297,8 @@ class SessionStore:
                 self._drop(name, held)
                 raise NotFound(f"session {name}: was closed")
             session, held.entries = self._begin(opened), 0
-            for entry in self._journal.entries(name):
-                if digest(_repeat(session, entry)) != entry.answer:
-                    self._count("differing")
-                    logger.warning("session %s: entry %s has another answer than before", name, held.entries)
+            for same in replay(session, self._journal.entries(name)):
+                self._count("differing", int(not same))
                 held.entries += 1
                 held.used = self._clock()
         except (Refused, OSError):
@@ -330,16 +329,3 @@ class SessionStore:
             raise TooMany(f"sessions: {self._limits.max_sessions} sessions and clips run here; close one, or wait")
         if sum(each.bytes for each in self._held.values()) > self._limits.replica_mib << 20:
             raise TooMany(f"memory: sessions here hold the {self._limits.replica_mib} MiB that they may; try again")
-
-
-def _repeat(session: Stream | Interactive, entry: Entry) -> bytes:
-    """Do again what an entry says; its answer."""
-    if entry.kind == "mask":
-        session.put_mask(entry.at, entry.data)
-        return b""
-    if entry.kind == "frame":
-        return session.put_frame(entry.at, entry.data)
-    if entry.kind == "undone":
-        session.undo(entry.at)
-        return b""
-    return session.put_round(session.state["rounds"] + 1, entry.at, entry.kind, entry.data)
