@@ -7,8 +7,9 @@ Without --url `jobs/serve.py` is started with the bundled network (nano) on a fr
 frames one after the other, each as soon as the one before is answered, or --fps a second; once in --clip frames it is
 closed and another opened, so that all sizes of memory are met. --kill ends a replica in the middle.
 
-Lost is a frame that was sent and has no answer in the end, or another one than `GET masks` gives. A 503 is answered by
-the same request again, as the interface says, and its time counts in the latency.
+Lost is a frame that was sent and has no answer in the end, or another one than `GET masks` gives. A 503, or
+500 when the ingress itself ended, is answered by the same request again, as the interface says; its time counts in the
+latency.
 """
 
 from __future__ import annotations
@@ -95,10 +96,10 @@ class Sender(threading.Thread):
     def _ask(self, method: str, path: str, **options: object) -> requests.Response:
         while True:
             answer = self._web.request(method, f"{self.url}{path}", timeout=300, **options)
-            if answer.status_code != 503:
+            if answer.status_code not in (500, 503):
                 answer.raise_for_status()
                 return answer
-            self.counts["503"] += 1
+            self.counts[str(answer.status_code)] += 1
             time.sleep(float(answer.headers.get("Retry-After", 1)))
 
 
@@ -185,6 +186,7 @@ def measure(options: argparse.Namespace, server: subprocess.Popen | None, url: s
         "lost": counts["lost"],
         "clients_failed": counts["failed"],
         "answered_503": counts["503"],
+        "answered_500": counts["500"],
         "sessions_closed": counts["sessions"],
         "replicas_mib": {"after a quarter": round(grown[0]), "at the end": round(grown[1])},
     }

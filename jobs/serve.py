@@ -10,6 +10,7 @@ command goes on with them.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,9 @@ def main(options: Options) -> None:
     check_writable(journal)
     store = default_store()
     model = options.model if "://" in options.model or ":/" in options.model else str(Path(options.model).absolute())
+    if not os.environ.get("RAY_ADDRESS"):
+        # Serve itself would share the port with another server.
+        check_free(options.host, options.port)
     shelf(model, store, settings=options.settings)
     if token.open and options.host not in _ANSWERED_HERE:
         print(
@@ -109,6 +113,17 @@ def check(options: Options) -> None:
         raise UserError(f"--threads: expected at least 1, found {options.threads}")
     if not 0 < options.port < 65536:
         raise UserError(f"--port: expected 1 to 65535, found {options.port}")
+
+
+def check_free(host: str, port: int) -> None:
+    """Refuse an address of which this machine is not, or a port on which something listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"--host {host} --port {port}: cannot listen there ({error.strerror})") from error
 
 
 def _serve() -> ModuleType:
