@@ -100,8 +100,8 @@ def main(options: Options) -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         print("stopped; open sessions are in the journal", flush=True)
-    finally:
-        on_ray.stop()
+        if not on_ray.stop():
+            os._exit(0)
 
 
 def check(options: Options) -> None:

@@ -23,7 +23,7 @@ import ray
 import torch
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -207,12 +207,24 @@ def start(plan: Plan, access: Access, host: str = "127.0.0.1", port: int = 8000)
         raise UserError(f"Ray Serve on {host}:{port} cannot be started: {told}") from error
 
 
-def stop() -> None:
-    """End the application, and the cluster where it is this process's own; sessions stay in the journal."""
-    if ray.is_initialized():
-        with contextlib.suppress(RayServeException):
+def stop(seconds: float = 30.0) -> bool:
+    """End the application, and the cluster where it is this process's own; sessions stay in the journal.
+
+    Returns:
+        Whether all ended in time. Where someone ended the cluster's processes together with this one, as systemd does,
+        Ray goes on asking for them.
+    """
+    ending = threading.Thread(target=_end, daemon=True)
+    ending.start()
+    ending.join(seconds)
+    return not ending.is_alive()
+
+
+def _end() -> None:
+    with contextlib.suppress(RayServeException, RayError, TimeoutError):
+        if ray.is_initialized():
             serve.delete(APPLICATION)
-        ray.shutdown()
+    ray.shutdown()
 
 
 def _name(slot: int) -> str:
