@@ -208,7 +208,27 @@ def test_a_damaged_journal_ends_its_session_alone(make_store, tmp_path):
     later = make_store()
     with pytest.raises(Gone, match="entry 2"):
         later.mask(session, 0)
-    stream(later, film)
+    other, _ = stream(later, film)
+    (tmp_path / "journal" / other / "opened.json").write_text("{")
+    with pytest.raises(Gone, match="journal is damaged"):
+        make_store().mask(other, 0)
+
+
+def test_a_session_waits_for_a_model_that_is_out_of_reach(make_store):
+    film, model = Film(), Model.load(BUNDLED)
+    session, whole = stream(make_store(Shelf(lambda: "models:/a/1", lambda v: Served(v, model))), film)
+    reachable = False
+
+    def load(version: str) -> Served:
+        if version == "models:/a/1" and not reachable:
+            raise UserError("the registry does not answer")
+        return Served(version, model)
+
+    later = make_store(Shelf(lambda: "models:/a/2", load))
+    with pytest.raises(Unready, match="model cannot be loaded"):
+        later.mask(session, 0)
+    reachable = True
+    assert later.mask(session, 5) == whole[5]
 
 
 def test_new_sessions_get_the_new_version_and_open_ones_keep_theirs(make_store):

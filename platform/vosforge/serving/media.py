@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -148,7 +147,8 @@ def write_masks(names: Iterable[str], masks: Iterable[bytes]) -> bytes:
     with tarfile.open(fileobj=stream, mode="w:") as archive:
         for name, mask in zip(names, masks, strict=True):
             entry = tarfile.TarInfo(f"{name}.png")
-            entry.size, entry.mode, entry.mtime = len(mask), 0o644, int(time.time())
+            # Without a time, so that equal masks are equal archives.
+            entry.size, entry.mode = len(mask), 0o644
             archive.addfile(entry, io.BytesIO(mask))
     return stream.getvalue()
 

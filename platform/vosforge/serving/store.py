@@ -21,6 +21,7 @@ from vosforge.serving.media import read_clip, write_masks
 from vosforge.serving.models import Shelf
 from vosforge.serving.replaying import replay
 from vosforge.serving.sessions import Interactive, Kind, Stream, segment_clip
+from vosforge.storage import Unavailable
 
 logger = logging.getLogger(__name__)
 _ID = re.compile(r"(\d{1,4})-[0-9a-f]{32}")
@@ -296,17 +297,29 @@ class SessionStore:
             if opened is None:
                 self._drop(name, held)
                 raise NotFound(f"session {name}: was closed")
-            session, held.entries = self._begin(opened), 0
+            session, held.entries = self._reload(name, opened), 0
             for same in replay(session, self._journal.entries(name)):
                 self._count("differing", int(not same))
                 held.entries += 1
                 held.used = self._clock()
-        except (Refused, OSError):
+        except Refused:
             raise
-        except UserError as error:
-            raise Gone(f"session {name}: cannot be brought back ({error}); open another one") from error
+        except (Unavailable, OSError) as error:
+            logger.warning("the journal of session %s cannot be read: %s", name, error)
+            raise Unready(f"session {name}: the journal cannot be read; try again") from error
+        except (ValueError, KeyError) as error:
+            logger.warning("session %s cannot be brought back: %s", name, error)
+            raise Gone(f"session {name}: its journal is damaged; open another one") from error
         held.session, held.bytes = session, session.bytes
         self._count("replayed")
+
+    def _reload(self, name: str, opened: dict[str, Any]) -> Stream | Interactive:
+        """The session as it was opened; its model may be out of reach for a while."""
+        try:
+            return self._begin(opened)
+        except UserError as error:
+            logger.warning("the model of session %s cannot be loaded: %s", name, error)
+            raise Unready(f"session {name}: its model cannot be loaded; try again") from error
 
     def _drop(self, name: str, held: _Held) -> None:
         held.closed, held.session, held.bytes = True, None, 0
