@@ -85,6 +85,12 @@ def test_scribbles_on_a_middle_frame_segment_frames_on_both_sides(begin, crossin
     assert (quality(crossing, found) > 0.6).all()
 
 
+def test_progress_is_told_frame_by_frame(begin, crossing):
+    heard = []
+    begin().interact(2, strokes(crossing, 2), lambda done, total: heard.append((done, total)))
+    assert heard == [(done, 6) for done in range(1, 7)]
+
+
 def test_quality_does_not_fall_over_rounds(begin, crossing):
     session, found = begin(), None
     t, history = 2, []

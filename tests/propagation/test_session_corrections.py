@@ -192,3 +192,23 @@ def test_settings_of_a_segmenter_are_not_given_again():
     with pytest.raises(UserError, match="memory_every would have no effect"):
         Session(CopyFirstMask(), pictures(2), memory_every=3)
     assert isinstance(CopyFirstMask(), Segmenter)
+
+
+def test_progress_counts_the_frames_of_both_directions():
+    heard = []
+    session = Session(CopyFirstMask(), pictures(7))
+    session.correct(2, LEFT, lambda done, total: heard.append((done, total)))
+    assert sorted(set(heard)) == [(done, 6) for done in range(1, 7)]
+    assert heard == sorted(heard)
+
+
+def test_memory_grows_with_rounds_and_shrinks_when_they_are_undone():
+    session = Session(CopyFirstMask(), pictures(7))
+    empty = session.bytes
+    session.correct(2, LEFT)
+    once = session.bytes
+    session.correct(4, RIGHT)
+    assert empty == 7 * 16 * 24 < once < session.bytes
+    session.undo()
+    assert session.bytes == once
+    assert (session.mask(2) == LEFT).all()

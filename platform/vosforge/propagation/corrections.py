@@ -55,6 +55,7 @@ def carry(
     corrections: Mapping[int, Correction],
     span: range,
     length: int,
+    on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
     """Masks of some frames from all corrections.
 
@@ -66,24 +67,32 @@ def carry(
         corrections: by position.
         span: the frames asked for.
         length: of the video.
+        on_frame: hears how many frames of how many are segmented; both directions count.
 
     Yields:
         Position, and object -> `(H, W)` probability in [0, 1], without the objects whose masks were given there.
     """
     found: dict[int, dict[tuple[int, int], Packed]] = defaultdict(dict)
+    ways = list(_ways(corrections, span, length))
+    done, total = 0, sum(len(way) for _, way in ways)
+    for anchor, way in ways:
+        for t, k, plane in _pass(start, frame, anchor, corrections[anchor], way):
+            if t in span:
+                found[t][anchor, k] = plane
+            on_frame(done + abs(t - anchor), total)
+        done += len(way)
+    for t in span:
+        yield t, _blended(corrections, t, length, found.pop(t, {}), frame(t).shape[:2])
+
+
+def _ways(corrections: Mapping[int, Correction], span: range, length: int) -> Iterator[tuple[int, range]]:
+    """The corrected frames from which a propagation runs, and the frames that it passes."""
     for anchor, correction in corrections.items():
         reach = [_reach(corrections, k, anchor, length) for k in correction.objects]
         before = range(anchor - 1, max(min(low for low, _ in reach), span.start - 1), -1)
         after = range(anchor + 1, min(max(high for _, high in reach), span.stop))
-        for way in (before, after):
-            # Its end is in the span, or none of it is.
-            if not way or way[-1] not in span:
-                continue
-            for t, k, plane in _pass(start, frame, anchor, correction, way):
-                if t in span:
-                    found[t][anchor, k] = plane
-    for t in span:
-        yield t, _blended(corrections, t, length, found.pop(t, {}), frame(t).shape[:2])
+        # The end of a way is in the span, or none of it is.
+        yield from ((anchor, way) for way in (before, after) if way and way[-1] in span)
 
 
 def _pass(

@@ -266,15 +266,25 @@ def step_reduced(
     Raises:
         UserError: for a short side below 16.
     """
+    return segmenter.step(*reduced(frame, mask, short_side))
+
+
+def reduced(
+    frame: np.ndarray, mask: np.ndarray | None = None, short_side: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A frame `(H, W, 3)` uint8 and the mask given there at a short side of so many pixels; smaller ones as they are.
+
+    Raises:
+        UserError: for a short side below 16.
+    """
     height, width = frame.shape[:2]
     if short_side is not None and short_side < 16:
         raise UserError(f"short side: expected at least 16 pixels, found {short_side}")
     if short_side is None or short_side >= min(height, width):
-        return segmenter.step(frame, mask)
+        return frame, mask
     factor = short_side / min(height, width)
     size = (round(width * factor), round(height * factor))
-    reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    return segmenter.step(reduced, None if mask is None else _reduced(mask, size))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA), None if mask is None else _reduced(mask, size)
 
 
 def enlarged_labels(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,6 +21,12 @@ from vosforge.propagation.scribbles import Drawn, Scribbles, draw
 from vosforge.propagation.segmenter import Segmenter
 from vosforge.propagation.user_memory import UserFrame, UserMemory, scribbled_networks, takes_scribbles
 from vosforge.propagation.video import Video
+
+OnFrame = Callable[[int, int], None]
+
+
+def _unheard(done: int, total: int) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,23 @@ class Session:
         whole = torch.cat([(1 - foreground.sum(dim=0, keepdim=True)).clamp(min=0), foreground])
         return _enlarged(whole, self._size)
 
-    def interact(self, frame: int, scribbles: Scribbles) -> np.ndarray:
+    def mask(self, frame: int) -> np.ndarray:
+        """`(H, W)` uint8 ids of one frame after the latest round. A copy.
+
+        Raises:
+            UserError: for a frame that the video does not have.
+        """
+        return self._masks[self._video.position(frame)].copy()
+
+    @property
+    def bytes(self) -> int:
+        """Memory taken by the masks, by what rounds found in frames, and by what is remembered of touched ones."""
+        found = {id(kept): kept for state in self._states for kept in state.found.values()}
+        touched = {id(frame): frame for state in self._states for frame in state.memory}
+        packed = sum(len(kept.labels.content) + len(kept.foreground.content) for kept in found.values())
+        return self._masks.nbytes + packed + sum(x.nbytes for frame in touched.values() for x in frame.tensors)
+
+    def interact(self, frame: int, scribbles: Scribbles, on_frame: OnFrame = _unheard) -> np.ndarray:
         """Draw on one frame, and segment all.
 
         A frame may be drawn on several times; where strokes disagree the later ones hold. Objects may be new in any
@@ -147,6 +169,7 @@ class Session:
             scribbles: the content of a DAVIS scribble file; or the strokes of this frame, `{"path": [[x, y], ...],
                 "object_id": k}` with coordinates in [0, 1], object 0 for background; or a map `(H, W)` of signed ids,
                 -1 where nothing is drawn; or object -> `(2, H, W)`, its positive and negative scribbles.
+            on_frame: hears how many frames of how many are segmented.
 
         Returns:
             `(T, H, W)` uint8 ids.
@@ -184,9 +207,9 @@ class Session:
             given=given,
             memory=memory,
         )
-        return self._finish(after, range(len(self._video)))
+        return self._finish(after, range(len(self._video)), on_frame)
 
-    def correct(self, frame: int, mask: np.ndarray) -> np.ndarray:
+    def correct(self, frame: int, mask: np.ndarray, on_frame: OnFrame = _unheard) -> np.ndarray:
         """Give the true mask of one frame, and segment all others by it.
 
         The frame keeps exactly this mask. Objects known before that it does not show are out of sight there. Nothing
@@ -195,6 +218,8 @@ class Session:
         Args:
             frame: position.
             mask: `(H, W)` of whole ids 0..255; objects may be new.
+            on_frame: hears how many frames of how many are segmented; where masks are carried in two directions,
+                each counts.
 
         Returns:
             `(T, H, W)` uint8 ids.
@@ -221,7 +246,7 @@ class Session:
             span = affected(after.corrections, t, len(self._video))
         else:
             after = replace(after, memory=self._remembered(state, t, objects, inner.planes(), None))
-        return self._finish(after, span)
+        return self._finish(after, span, on_frame)
 
     def undo(self) -> np.ndarray:
         """Take the latest round back; its frame is again as it was before.
@@ -241,23 +266,25 @@ class Session:
             self._masks[t] = kept.labels.array()
         return self.masks
 
-    def _finish(self, state: _State, span: range) -> np.ndarray:
+    def _finish(self, state: _State, span: range, on_frame: OnFrame) -> np.ndarray:
         """Segment the frames that a round changes, and make it the latest."""
         found = dict(state.found)
-        for t, probabilities in self._segmented(state, span):
+        for t, probabilities in self._segmented(state, span, on_frame):
             found[t] = self._settled(state, t, probabilities)
         self._states.append(replace(state, found=found))
         for t in span:
             self._masks[t] = found[t].labels.array()
         return self.masks
 
-    def _segmented(self, state: _State, span: range) -> Iterator[tuple[int, torch.Tensor]]:
+    def _segmented(self, state: _State, span: range, on_frame: OnFrame) -> Iterator[tuple[int, torch.Tensor]]:
         """Each frame's probabilities `(K + 1, h, w)`, before given masks are entered."""
         if self._reader is not None:
             for t in span:
                 yield t, self._reader.segment(self._video.reduced(t), state.objects, state.memory)
+                on_frame(t - span.start + 1, len(span))
             return
-        for t, planes in carry(self._start, self._video.reduced, state.corrections, span, len(self._video)):
+        carried = carry(self._start, self._video.reduced, state.corrections, span, len(self._video), on_frame)
+        for t, planes in carried:
             empty = torch.zeros(self._inner)
             foreground = torch.stack([planes.get(k, empty) for k in state.objects])
             # Passes from two sides may claim more than there is, where each knows objects that the other does not.
