@@ -131,7 +131,7 @@ def _serve() -> ModuleType:
     try:
         from vosforge.serving import on_ray
     except ImportError as error:
-        raise UserError(f"serving needs Ray Serve ({error}); run: pip install 'vosforge[serve]'") from error
+        raise UserError(f"serving needs Ray Serve ({error}); run: pip install -e '.[serve]' in the checkout") from error
     return on_ray
 
 
