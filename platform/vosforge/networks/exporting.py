@@ -159,7 +159,7 @@ def check_ready(folder: str | Path) -> None:
         for package in ("onnx", "onnxscript"):
             importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"ONNX files need {error.name}, which is missing: run pip install -e '.[export]' in the checkout") from error
+        raise UserError(f"ONNX files need {error.name}, which is missing: pip install -e '.[export]'") from error
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder, found a file; choose another folder")
