@@ -353,6 +353,7 @@ def write_files(options: Options, sets: dict[str, Evaluated]) -> None:
             **({"label": LABEL} if options.protocol == "youtube" else {}),
             "short_side": options.short_side,
             "settings": dataclasses.asdict(options.settings),
+            **identities(options, sets),
             "sets": found,
             "skipped": {name: evaluated.skipped for name, evaluated in sets.items()},
         }
@@ -362,6 +363,20 @@ def write_files(options: Options, sets: dict[str, Evaluated]) -> None:
         metas = {name: evaluated.meta for name, evaluated in sets.items() if evaluated.meta}
         write_bytes(options.csv_file, reports.csv_rows(options.protocol, found, metas).encode())
         print(f"objects: {options.csv_file}")
+
+
+def identities(options: Options, sets: dict[str, Evaluated]) -> dict[str, Any]:
+    """Which models and which videos were looked at, by their contents where those can be told."""
+    told: dict[str, Any] = {"models": {}}
+    if options.model:
+        from vosforge.registry import digest_of
+        from vosforge.tracking import default_store
+
+        told["models"] = {
+            name: {"uri": uri, "sha256": digest_of(uri, default_store())} for name, uri in named(options.model).items()
+        }
+    told["truths"] = {name: {"uri": found.truth.uri, "digest": found.truth.digest} for name, found in sets.items()}
+    return told
 
 
 def judge(options: Options, sets: dict[str, Evaluated]) -> None:

@@ -1,13 +1,17 @@
-"""Register a model in MLflow and give it an alias.
+"""Register a model in MLflow, make it champion where it is no worse than the present one, or put the former one back.
 
-    python jobs/register.py --model runs/ensemble --name demo --alias champion --report report.json
+    python jobs/register.py --model runs/stm-nano --name mine --report report.json
+    python jobs/register.py --model runs/ensemble --name mine --alias champion --report report.json --set held-out
+    python jobs/register.py --model models:/mine@challenger --name mine --alias champion --set held-out
+    python jobs/register.py --rollback mine --reason "flickers on night videos"
 
 The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in --store-folder.
 """
 
 from __future__ import annotations
 
-import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 try:
@@ -18,51 +22,124 @@ except ModuleNotFoundError:
 import tyro
 
 from vosforge.errors import UserError
-from vosforge.registry import register
+from vosforge.registry import Candidacy, Evaluation, digest_of, promote, read_report, register, roll_back, version_uri
+from vosforge.registry.lineage import find
 from vosforge.storage import check_writable
 from vosforge.tracking import default_store
 
-
-def main(
-    model: Path,
-    name: str,
-    alias: str | None = None,
-    report: Path | None = None,
-    method: str | None = None,
-    store_folder: Path = Path("runs"),
-    verbose: bool = False,
-) -> None:
-    """Register a model in MLflow and give it an alias.
-
-    Args:
-        model: Folder of a model, or one network's file.
-        name: Of the registered model.
-        alias: Moved to the new version, such as champion.
-        report: JSON of jobs/evaluate.py, kept with the version.
-        method: The model's name in that report; its scores become metrics.
-        store_folder: Folder of the embedded store.
-        verbose: Show tracebacks and library messages.
-    """
-    console.verbosity(verbose)
-    if report is not None and not report.is_file():
-        raise UserError(f"{report}: no such report; write one with jobs/evaluate.py --json")
-    metrics = _metrics(report, method) if report and method else {}
-    check_writable(store_folder)
-    files = [report] if report else []
-    uri = register(model, name, default_store(store_folder), store_folder, alias, metrics, files)
-    print(f"registered {uri}" + (f", alias {alias}: models:/{name}@{alias}" if alias else ""))
+REGISTERED = "models:/"
 
 
-def _metrics(report: Path, method: str) -> dict[str, float]:
-    """The method's scores on each set, under names that MLflow accepts."""
-    sets = json.loads(report.read_text())["sets"]
-    found = {name: methods[method] for name, methods in sets.items() if method in methods}
-    if not found:
-        known = sorted({entry for methods in sets.values() for entry in methods})
-        raise UserError(f"{report}: no method {method!r}; there are: {', '.join(known)}")
-    short = {"J": "J_mean", "F": "F_mean", "J&F": "JF_mean"}
-    return {f"{name}/{short[key]}": scores[key] for name, scores in found.items() for key in short}
+@dataclass
+class Options:
+    """Register a model in MLflow, make it champion, or put the former champion back."""
+
+    model: str | None = None
+    """Folder of a run, a sweep, a checkpoint or an ensemble; a network's file; the id of an MLflow run; or
+    models:/NAME@ALIAS or models:/NAME/VERSION, a version that is there already and gets --report and --alias."""
+    name: str | None = None
+    """Of the registered model. A new version of it is @challenger."""
+    alias: str | None = None
+    """Moved to the version. champion is moved only if J&F on --set is shown to be no worse than the champion's."""
+    report: Path | None = None
+    """JSON of jobs/evaluate.py, kept with the version; its scores become metrics, and are what champions are compared
+    by."""
+    method: str | None = None
+    """The model's name in that report; by default the one that the report says is this model."""
+    set: str | None = None
+    """Set of the report on which to compare with the champion; needed where there are several."""
+    force: str | None = None
+    """Move champion whatever is measured; the reason given here is kept as a tag of the version."""
+    rollback: str | None = None
+    """Name of a registered model whose former champion is put back."""
+    reason: str | None = None
+    """Of --rollback, kept as a tag of the version that was champion."""
+    store_folder: Path = Path("runs")
+    """Folder of the embedded store."""
+    verbose: bool = False
+    """Show tracebacks and library messages."""
+
+
+def main(options: Options) -> None:
+    """Do what was asked for."""
+    console.verbosity(options.verbose)
+    check(options)
+    store = default_store(options.store_folder)
+    if options.rollback:
+        was, now = roll_back(options.rollback, store, options.reason)
+        print(f"models:/{options.rollback}@champion is version {now} again, not {was}")
+    elif options.model.startswith(REGISTERED):
+        change(options, store)
+    else:
+        add(options, store)
+
+
+def check(options: Options) -> None:
+    """Refuse options that do not go together."""
+    if options.rollback:
+        unused = [
+            flag for flag in ("model", "name", "alias", "report", "method", "set", "force") if getattr(options, flag)
+        ]
+        if unused:
+            raise UserError(f"--rollback puts the former champion back; --{unused[0]} does not go with it")
+        return
+    if not options.model or not options.name:
+        raise UserError("expected --model and --name, or --rollback NAME")
+    if options.reason is not None:
+        raise UserError("--reason goes with --rollback; give the reason of --force behind it")
+    if options.alias != "champion" and (options.set or options.force is not None):
+        raise UserError("--set and --force say how champion is moved; add --alias champion")
+    if options.force is not None and not options.force.strip():
+        raise UserError("--force: expected a reason, found none")
+    if options.report is not None and not options.report.is_file():
+        raise UserError(f"{options.report}: no such report; write one with jobs/evaluate.py --json")
+
+
+def add(options: Options, store: str) -> None:
+    """Register a new version."""
+    check_writable(options.store_folder)
+    with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
+        source = find(options.model, store, Path(folder))
+        evaluations = evaluated(options, source.digest)
+        candidacy = Candidacy(evaluations, options.set, options.force)
+        files = [options.report] if options.report else []
+        uri = register(
+            source.model, options.name, store, options.store_folder, options.alias, files=files,
+            candidacy=candidacy, lineage=source.lineage,
+        )  # fmt: skip
+    aliases = ", ".join(dict.fromkeys(["challenger", *([options.alias] if options.alias else [])]))
+    print(f"registered {uri}, alias {aliases}")
+    tell_unused(options, evaluations)
+
+
+def change(options: Options, store: str) -> None:
+    """Give a registered version a report, an alias, or both."""
+    if options.model.removeprefix(REGISTERED).replace("@", "/").partition("/")[0] != options.name:
+        raise UserError(
+            f"--name {options.name}: {options.model} is a version of another model; give both the same name"
+        )
+    if not options.alias and not options.report:
+        raise UserError(f"{options.model} is registered already; add --report, --alias or both")
+    uri = version_uri(options.model, store) if "@" in options.model else options.model
+    evaluations = evaluated(options, digest_of(uri, store))
+    decision = promote(uri, store, options.alias, Candidacy(evaluations, options.set, options.force))
+    if decision is not None:
+        print(decision.reason)
+    if options.alias:
+        print(f"{REGISTERED}{options.name}@{options.alias} is {uri}")
+    tell_unused(options, evaluations)
+
+
+def evaluated(options: Options, digest: str | None) -> list[Evaluation]:
+    """What the report says of the model."""
+    return read_report(options.report, options.method, digest) if options.report else []
+
+
+def tell_unused(options: Options, evaluations: list[Evaluation]) -> None:
+    """Say so where a report was given that says nothing of the model."""
+    if options.report and not evaluations:
+        print(f"note: {options.report} does not tell which method is this model; name it with --method")
 
 
 if __name__ == "__main__":
-    console.run(lambda: tyro.cli(main))
+    console.run(lambda: main(tyro.cli(Options)), resumes=False)

@@ -23,7 +23,8 @@ import tyro
 
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table, without_nan
-from vosforge.registry import register
+from vosforge.propagation.model import model_digest
+from vosforge.registry import Candidacy, Evaluation, register
 from vosforge.search.ensembles import Building, Row, take_videos, verdict
 from vosforge.search.members import gather
 from vosforge.search.selecting import Budget
@@ -66,7 +67,7 @@ class Options:
     register: str | None = None
     """Register the model under this name."""
     alias: str | None = None
-    """Moved to the registered version, such as champion."""
+    """Moved to the registered version; champion only if J&F on C is shown to be no worse than the champion's."""
     device: str = "cpu"
     """Where networks run: cpu or cuda."""
     verbose: bool = False
@@ -107,7 +108,8 @@ def main(options: Options) -> None:
     if options.register:
         scores = {"JF_mean": kept.reported, "gain": kept.gain.mean}
         files = [options.out / REPORT_FILE]
-        uri = register(options.out, options.register, store, storage, options.alias, scores, files)
+        candidacy = Candidacy([evaluation(building, kept, options.out)])
+        uri = register(options.out, options.register, store, storage, options.alias, scores, files, candidacy=candidacy)
         print(f"registered {uri}")
 
 
@@ -151,6 +153,13 @@ def members(building: Building, row: Row) -> str:
 def interval(gain: object) -> str:
     """A gain with its 95 % interval."""
     return f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+
+
+def evaluation(building: Building, kept: Row, out: Path) -> Evaluation:
+    """What was measured on C, for the comparison with a champion."""
+    truth, _ = building.videos.report
+    digest = model_digest(out)
+    return Evaluation(truth.name, kept.way, building.protocol, kept.scores, truth=truth.digest, model=digest)
 
 
 def track(building: Building, kept: Row, out: Path, storage: Path, store: str) -> None:

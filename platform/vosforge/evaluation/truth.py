@@ -65,6 +65,7 @@ class Truth:
         uri: as given; `name`: its last part.
         names: of the videos, in order; those that cannot be used, as the list of files tells already, included.
         has_frames: whether there is something to look at beside the masks.
+        digest: of shards, their contents'; None for other truths.
         meta: content of the folder's `meta.json` as `read_meta` gives it, or None; `meta_file`: its path.
 
     Raises:
@@ -77,8 +78,10 @@ class Truth:
         self.uri, self.name = str(uri), Path(str(uri).rstrip("/")).name or str(uri)
         self.meta: dict[str, Any] | None = None
         self.meta_file = Path(uri) / META_FILE
+        self.digest: str | None = None
         if not is_local(uri) or exists(join(uri, "manifest.json")):
             shards = ShardSet(uri)
+            self.digest = shards.digest
             self._videos: list[_Source] = [_InShards(shards, video) for video in shards.videos]
         elif local_path(uri).is_file():
             self._videos = _masks_only(MaskZip(Path(uri)))

@@ -1,5 +1,17 @@
-"""Registry: the MLflow form of a model, and versions with aliases."""
+"""Registry: the MLflow form of a model, versions with aliases, and the gate before the champion."""
 
-from vosforge.registry.versions import load_model, register, version_uri
+from vosforge.registry.champions import roll_back
+from vosforge.registry.evaluations import Evaluation, read_report
+from vosforge.registry.versions import Candidacy, digest_of, load_model, promote, register, version_uri
 
-__all__ = ["load_model", "register", "version_uri"]
+__all__ = [
+    "Candidacy",
+    "Evaluation",
+    "digest_of",
+    "load_model",
+    "promote",
+    "read_report",
+    "register",
+    "roll_back",
+    "version_uri",
+]

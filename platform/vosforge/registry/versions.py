@@ -1,35 +1,52 @@
-"""Model versions in MLflow: register one, give it an alias, load it."""
+"""Model versions in MLflow: register one, compare it to the champion, load it."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import importlib.metadata
 import io
+import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlflow
-import numpy as np
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
 
-import vosforge
-from vosforge.data.image_files import encode_frame, encode_mask
 from vosforge.errors import UserError
 from vosforge.propagation import Model
+from vosforge.propagation.model import model_digest
+from vosforge.registry import lineage as lineages
+from vosforge.registry import packing
+from vosforge.registry.champions import CHALLENGER, CHAMPION, champion_of, crown, note
+from vosforge.registry.evaluations import Evaluation, chosen, keep, kept
+from vosforge.registry.promotion import Decision, decide
 from vosforge.storage import local_path
 from vosforge.tracking import connect, experiment, first_line
+from vosforge.tracking.stores import redacted
 
-_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "frame"), ColSpec(DataType.string, "mask")]),
-    outputs=Schema([ColSpec(DataType.string, "mask")]),
-)
-# What `Model` needs to run; training and tracking libraries stay out of a deployed model.
-_REQUIREMENTS = ("mlflow", "numpy", "opencv-python", "pandas", "pillow", "pyarrow", "safetensors", "timm", "torch")
+_DIGEST_TAG = "vosforge.sha256"
+
+
+@dataclass(frozen=True)
+class Candidacy:
+    """What a version brings to become champion.
+
+    Attributes:
+        evaluations: of it, one a set; they are kept with the version.
+        on: the set on which it is compared with the champion; None where there is one evaluation.
+        force: why it becomes champion whatever is measured; None lets the comparison decide.
+    """
+
+    evaluations: Sequence[Evaluation] = ()
+    on: str | None = None
+    force: str | None = None
+
+
+NOTHING = Candidacy()
 
 
 def register(
@@ -42,53 +59,80 @@ def register(
     files: list[Path] | None = None,
     tags: dict[str, str] | None = None,
     experiment_name: str = "vosforge",
+    candidacy: Candidacy = NOTHING,
+    lineage: dict[str, Any] | None = None,
 ) -> str:
-    """Log a model to MLflow as a new version of a registered model.
+    """Log a model to MLflow as a new version of a registered model, with the alias "challenger".
 
     Args:
-        folder: what `save_model` wrote.
+        folder: a network's file, or what `save_model` wrote.
         name: of the registered model.
         store: tracking URI.
         artefacts: local folder for artefacts of a local store.
-        alias: moved to the new version, e.g. "champion".
+        alias: moved to the new version; "champion" only as `decide` allows.
         metrics: logged with it; names must suit MLflow ("JF_mean", not "J&F").
         files: reports kept beside it.
         tags: of the version.
         experiment_name: of the experiment.
+        candidacy: the version's evaluations, and how it becomes champion.
+        lineage: what it was made of, as `lineage.find` gives it; by default what the files beside it tell.
 
     Returns:
         The version's URI, `models:/<name>/<version>`.
 
     Raises:
-        UserError: when the folder holds no model or the store does not answer.
+        UserError: when the folder holds no model, the store does not answer, or a comparison with the champion is
+            asked for and cannot be made; nothing is registered then. Also when the comparison speaks against the
+            version, which then is registered, and "challenger".
     """
     Model.load(folder)
+    lineage = lineage or lineages.of_model(Path(folder))
     client = connect(store)
-    identifier = experiment(client, experiment_name, artefacts)
-    mlflow.set_tracking_uri(store)
-    try:
-        with mlflow.start_run(experiment_id=identifier, run_name=f"register {name}"), _quiet():
-            mlflow.log_metrics(metrics or {})
-            for file in files or []:
-                mlflow.log_artifact(str(file))
-            info = mlflow.pyfunc.log_model(
-                name=name,
-                python_model=str(Path(__file__).with_name("mlflow_model.py")),
-                artifacts={"model": str(Path(folder).absolute())},
-                code_paths=[str(Path(vosforge.__file__).parent)],
-                pip_requirements=_requirements(),
-                signature=_SIGNATURE,
-                input_example=_example(),
-                registered_model_name=name,
-            )
-        version = str(info.registered_model_version)
-        for key, value in (tags or {}).items():
+    with _answering(store, f"{name} could not be registered"):
+        identifier = experiment(client, experiment_name, artefacts)
+        decision = _decide(client, name, candidacy) if alias == CHAMPION else None
+        run = _log(folder, name, store, identifier, metrics or {}, files or [], lineage, candidacy.evaluations)
+        told = {**lineages.tags(lineage), **_evaluation_tags(candidacy), **(tags or {})}
+        # The version exists only with all of this.
+        made = mlflow.register_model(run, name, tags=told)
+        version = str(made.version)
+        client.set_registered_model_alias(name, CHALLENGER, version)
+        if alias and decision is None:
+            client.set_registered_model_alias(name, alias, version)
+        if decision is not None:
+            _settle(client, name, version, decision)
+    return f"models:/{name}/{version}"
+
+
+def promote(uri: str, store: str, alias: str | None, candidacy: Candidacy) -> Decision | None:
+    """Give a registered version evaluations, and an alias; "champion" only as `decide` allows.
+
+    Args:
+        uri: `models:/<name>/<version>` or `models:/<name>@<alias>`.
+        store: tracking URI.
+        alias: moved to the version; None moves none.
+        candidacy: evaluations to keep with it, beside those that it has, and how it becomes champion.
+
+    Returns:
+        What was decided; None where nothing was to be.
+
+    Raises:
+        UserError: when there is no such version, or as `register`.
+    """
+    client = connect(store)
+    name, version = (uri if "@" not in uri else version_uri(uri, store)).removeprefix("models:/").split("/")
+    with _answering(store, f"{uri} could not be changed"):
+        found = client.get_model_version(name, version)
+        keep(client, found.run_id, list(candidacy.evaluations))
+        for key, value in _evaluation_tags(candidacy).items():
             client.set_model_version_tag(name, version, key, value)
+        if alias == CHAMPION:
+            decision = _decide(client, name, candidacy, version)
+            _settle(client, name, version, decision)
+            return decision
         if alias:
             client.set_registered_model_alias(name, alias, version)
-    except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow at {store}: {name} could not be registered: {first_line(error)}") from error
-    return f"models:/{name}/{version}"
+    return None
 
 
 def load_model(uri: str, store: str | None = None) -> Model:
@@ -112,7 +156,7 @@ def load_model(uri: str, store: str | None = None) -> Model:
             return mlflow.pyfunc.load_model(uri).unwrap_python_model().model
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"{uri}: not found in MLflow at {mlflow.get_tracking_uri()} ({first_line(error)}); "
+            f"{uri}: not found in MLflow at {redacted(mlflow.get_tracking_uri())} ({first_line(error)}); "
             "set MLFLOW_TRACKING_URI to the store that has it"
         ) from error
 
@@ -127,25 +171,91 @@ def version_uri(uri: str, store: str) -> str:
     try:
         return f"models:/{name}/{connect(store).get_model_version_by_alias(name, alias).version}"
     except MlflowException as error:
-        raise UserError(f"{uri}: not found in MLflow at {store} ({first_line(error)})") from error
+        raise UserError(f"{uri}: not found in MLflow at {redacted(store)} ({first_line(error)})") from error
 
 
-def _requirements() -> list[str]:
-    """Third-party packages at the versions that run here; vosforge itself travels as code."""
-    found = []
-    for package in _REQUIREMENTS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{package}=={importlib.metadata.version(package).split('+')[0]}")
-    return found
+def digest_of(uri: str, store: str) -> str | None:
+    """Digest of a model, as `model_digest`; of a registered version as it was when it was registered.
+
+    Args:
+        uri: as in `load_model`.
+        store: tracking URI for MLflow's.
+
+    Returns:
+        None for versions that were not registered by vosforge.
+
+    Raises:
+        UserError: when there is no such model.
+    """
+    if uri.startswith("runs:/"):
+        return None
+    if not uri.startswith("models:/"):
+        return model_digest(local_path(uri))
+    name, _, version = (uri if "@" not in uri else version_uri(uri, store)).removeprefix("models:/").partition("/")
+    try:
+        return connect(store).get_model_version(name, version).tags.get(_DIGEST_TAG)
+    except MlflowException as error:
+        raise UserError(f"{uri}: not found in MLflow at {redacted(store)} ({first_line(error)})") from error
 
 
-def _example() -> dict[str, list[str]]:
-    """Two small frames with one object."""
-    mask = np.zeros((32, 32), np.uint8)
-    mask[8:24, 8:24] = 1
-    frame = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    encoded = base64.b64encode(encode_frame(frame)).decode()
-    return {"frame": [encoded, encoded], "mask": [base64.b64encode(encode_mask(mask)).decode(), ""]}
+def _decide(client: MlflowClient, name: str, candidacy: Candidacy, version: str | None = None) -> Decision:
+    """Compare a version, or one that is not registered yet, with the champion."""
+    champion = champion_of(client, name)
+    if champion is None:
+        return decide(None, None, None, candidacy.force)
+    if champion == version:
+        return Decision(True, f"version {version} is champion already", champion)
+    known = [] if version is None else kept(client, client.get_model_version(name, version).run_id)
+    ours = chosen(list({e.on: e for e in (*known, *candidacy.evaluations)}.values()), candidacy.on)
+    before = kept(client, client.get_model_version(name, champion).run_id)
+    theirs = next((e for e in before if ours and e.on == ours.on), None)
+    return decide(champion, ours, theirs, candidacy.force)
+
+
+def _settle(client: MlflowClient, name: str, version: str, decision: Decision) -> None:
+    """Do as was decided; where it was decided against the version, say so."""
+    if decision.allowed:
+        crown(client, name, version, decision)
+        return
+    note(client, name, version, decision)
+    raise UserError(
+        f"models:/{name}/{version} is registered, but version {decision.champion} stays champion: {decision.reason}; "
+        f"to overrule: jobs/register.py --model models:/{name}/{version} --name {name} --alias champion --force REASON"
+    )
+
+
+def _log(
+    folder: str | Path,
+    name: str,
+    store: str,
+    identifier: str,
+    metrics: dict[str, float],
+    files: list[Path],
+    lineage: dict[str, Any],
+    evaluations: Sequence[Evaluation],
+) -> str:
+    """Log everything that a version consists of to a run; the model's URI."""
+    mlflow.set_tracking_uri(store)
+    with mlflow.start_run(experiment_id=identifier, run_name=f"register {name}") as run:
+        mlflow.log_metrics({**metrics, **{k: v for e in evaluations for k, v in e.metrics.items() if v == v}})
+        for file in files:
+            mlflow.log_artifact(str(file))
+        mlflow.log_text(redacted(json.dumps(lineage, indent=1)), lineages.LINEAGE_FILE)
+        keep(MlflowClient(store), run.info.run_id, list(evaluations))
+        return packing.log(Path(folder), name).model_uri
+
+
+def _evaluation_tags(candidacy: Candidacy) -> dict[str, str]:
+    return {"vosforge.evaluated_on": " ".join(e.on for e in candidacy.evaluations)} if candidacy.evaluations else {}
+
+
+@contextlib.contextmanager
+def _answering(store: str, failed: str) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except (MlflowException, OSError) as error:
+        raise UserError(f"MLflow at {redacted(store)}: {failed}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager

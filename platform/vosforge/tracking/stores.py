@@ -69,7 +69,7 @@ def first_line(error: BaseException) -> str:
 
 
 def network_of(source: str, store: str) -> str:
-    """Where the network, or the sweep, of an MLflow run is; anything that is no run's id is returned as it is.
+    """Where the network, sweep or ensemble of an MLflow run is; anything that is no run's id is returned as it is.
 
     Args:
         source: id of a run, 32 hex digits, or a path.
@@ -84,7 +84,7 @@ def network_of(source: str, store: str) -> str:
         tags = connect(store).get_run(source).data.tags
     except (MlflowException, OSError) as error:
         raise UserError(f"run {source}: not found in MLflow at {redacted(store)} ({first_line(error)})") from error
-    found = tags.get("vosforge.sweep") or tags.get("vosforge.network")
+    found = tags.get("vosforge.sweep") or tags.get("vosforge.network") or tags.get("vosforge.model")
     if found is None:
-        raise UserError(f"run {source}: it has no network yet; name a finished run of training or a sweep")
+        raise UserError(f"run {source}: it has no network yet; name a finished run of training, a sweep or an ensemble")
     return found
