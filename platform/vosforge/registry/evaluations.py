@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from math import nan
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 
@@ -122,7 +123,9 @@ def kept(client: MlflowClient, run: str) -> list[Evaluation]:
 
 
 def _file_name(on: str) -> str:
-    return f"{quote(on, safe='')}.json"
+    # MLflow decodes percent signs in names of artefacts.
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", on)
+    return f"{plain}-{hashlib.sha256(on.encode()).hexdigest()[:8]}.json"
 
 
 def _read(report: str | Path) -> dict[str, Any]:
