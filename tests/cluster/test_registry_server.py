@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,13 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAU
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with s3_server() as address:
+    with s3_server() as address, tempfile.TemporaryDirectory() as folder:
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": address, "OMP_NUM_THREADS": "1"}.items():
             monkeypatch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="models")
-        database = pgserver.get_server(tmp_path / "postgres", cleanup_mode="delete")
+        # PostgreSQL does not run as root; the user that it runs as has to reach its folder.
+        Path(folder).chmod(0o755)
+        database = pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
         running = Server(tmp_path, database.get_uri(), "s3://models/artefacts")
         running.start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
