@@ -48,7 +48,7 @@ def test_version_has_its_alias_scores_and_files(registered):
     version = client.get_model_version_by_alias("pair", "champion")
     run = client.get_run(version.run_id)
     assert run.data.metrics == {"test/JF_mean": 0.5}
-    assert [file.path for file in client.list_artifacts(version.run_id)] == ["report.json"]
+    assert [file.path for file in client.list_artifacts(version.run_id)] == ["lineage.json", "report.json"]
 
 
 def test_registered_model_segments_as_the_folder_does(registered):

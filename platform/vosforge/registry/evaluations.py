@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from math import nan
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 
@@ -122,7 +123,9 @@ def kept(client: MlflowClient, run: str) -> list[Evaluation]:
 
 
 def _file_name(on: str) -> str:
-    return f"{quote(on, safe='')}.json"
+    """Of letters that every store of artefacts takes, and another for each set."""
+    plain = re.sub(r"[^\w.-]+", "-", on)
+    return f"{plain}.json" if plain == on else f"{plain}-{hashlib.sha256(on.encode()).hexdigest()[:8]}.json"
 
 
 def _read(report: str | Path) -> dict[str, Any]:
