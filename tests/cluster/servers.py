@@ -27,6 +27,8 @@ class Server:
     def __init__(self, folder: Path, store: str | None = None, artefacts: str | None = None):
         self.store = store or f"sqlite:///{folder / 'server.db'}"
         self.artefacts = artefacts or str(folder / "artifacts")
+        # Of the time when it was made, which is what it is started with again.
+        self.environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen | None = None
@@ -35,11 +37,10 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--workers", "1"]
         command += ["--artifacts-destination", self.artefacts]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+        self._process = subprocess.Popen(command, env=self.environment, start_new_session=True, **quiet)
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
                     return
@@ -86,7 +87,7 @@ def postgresql() -> Iterator[str]:
             while subprocess.run(ready, check=False, **where).returncode:
                 assert time.monotonic() < deadline, "PostgreSQL does not start"
                 time.sleep(0.2)
-            yield f"postgresql://vosforge@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://vosforge@127.0.0.1:{port}/postgres"
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)

@@ -220,18 +220,19 @@ def test_pinned_requirements_and_what_they_need_are_all_that_it_imports(store, t
     table().to_json(tmp_path / "clip.json")
     allowed = {name.lower().replace("-", "_") for name in closure(requirements())}
     code = f"""
-import importlib.metadata, sys
+import importlib.machinery, importlib.metadata, sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in type(f).__module__ and "editable" not in str(f)]
 sys.path = [p for p in sys.path if not p.endswith("/platform")]
 names = importlib.metadata.packages_distributions()
 names.pop("vosforge", None)
 allowed = {sorted(allowed)!r}
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        owners = names.get(name.split(".")[0])
-        if owners and not any(owner.lower().replace("-", "_") in allowed for owner in owners):
-            raise ModuleNotFoundError(f"{{name}} of {{owners}} is not required")
-sys.meta_path.insert(0, Refuse())
+class Required(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        owners = names.get(name.split(".")[0], ())
+        known = not owners or any(owner.lower().replace("-", "_") in allowed for owner in owners)
+        return super().find_spec(name, path, target) if known else None
+sys.meta_path = [Required if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
 import mlflow, pandas as pd
 mlflow.set_tracking_uri({store!r})
 print(len(mlflow.pyfunc.load_model("models:/pair@challenger").predict(pd.read_json({str(tmp_path / "clip.json")!r}))))
