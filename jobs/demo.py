@@ -74,7 +74,7 @@ class Scale:
     trials: int = 3
 
 
-QUICK = Scale(clips_per_image=2, rendered=8, tested=4, steps=4, search_steps=3, trials=2)
+QUICK = Scale(clips_per_image=2, rendered=8, tested=5, steps=4, search_steps=3, trials=2)
 
 
 def main(
@@ -182,7 +182,7 @@ def chain(out: Path, data: Path | None, scale: Scale) -> list[Link]:
              f"--json {o}/evaluation-real.json"),
         Link("register", "the ensemble in MLflow's registry",
              f"jobs/register.py --model {o}/ensemble --name vosforge-demo --alias champion "
-             f"--report {o}/evaluation.json --method ensemble --store-folder {o}"),
+             f"--report {o}/evaluation.json --method ensemble --set rendered --store-folder {o}"),
         Link("clip", "a held-out clip as frames and a first mask", partial(write_clip, out)),
         Link("segment", "the registered model, in a fresh process",
              f"jobs/segment.py --model models:/vosforge-demo@champion --video {o}/clip/frames "

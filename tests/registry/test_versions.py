@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import base64
-import subprocess
-import sys
-
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from vosforge import networks
-from vosforge.data.image_files import decode_mask, encode_frame, encode_mask
 from vosforge.errors import UserError
 from vosforge.propagation import Model, save_model
 from vosforge.registry import load_model, register
@@ -60,36 +54,6 @@ def test_registered_model_segments_as_the_folder_does(registered):
         assert len(model.members) == 2
         answers.append([segmenter.labels(segmenter.step(f, mask if t == 0 else None)) for t, f in enumerate(frames)])
     assert np.array_equal(*answers)
-
-
-def test_pyfunc_answers_base64_masks_in_a_fresh_process_without_vosforge(registered, tmp_path):
-    _, store, _ = registered
-    frames, mask = clip()
-    table = pd.DataFrame(
-        {
-            "frame": [base64.b64encode(encode_frame(frame)).decode() for frame in frames],
-            "mask": [base64.b64encode(encode_mask(mask)).decode(), "", ""],
-        }
-    )
-    table.to_json(tmp_path / "clip.json")
-    # Hide this checkout's vosforge, so that the code that travels with the model is what runs.
-    code = f"""
-import sys
-sys.meta_path = [f for f in sys.meta_path if "editable" not in type(f).__module__ and "editable" not in str(f)]
-sys.path = [p for p in sys.path if not p.endswith("/platform")]
-import mlflow, pandas as pd
-mlflow.set_tracking_uri({store!r})
-model = mlflow.pyfunc.load_model("models:/pair@champion")
-model.predict(pd.read_json({str(tmp_path / "clip.json")!r})).to_json({str(tmp_path / "masks.json")!r})
-import vosforge; print(vosforge.__file__)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "artifacts/code" in done.stdout
-    masks = [decode_mask(base64.b64decode(m), "answer") for m in pd.read_json(tmp_path / "masks.json")["mask"]]
-    assert [m.shape for m in masks] == [(40, 48)] * 3
-    assert np.array_equal(masks[0], mask)
-    assert set(np.unique(masks[2])) <= {0, 3, 7}
 
 
 def test_unknown_model_is_one_error(registered):

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from faulty_s3 import s3_server
 from mlflow import MlflowClient
-from mlflow_server import Server
+from stores import Server
 
 from vosforge.storage import exists, list_names, read_bytes
 from vosforge.tracking import Run, first_line, runs

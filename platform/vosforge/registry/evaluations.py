@@ -123,9 +123,9 @@ def kept(client: MlflowClient, run: str) -> list[Evaluation]:
 
 
 def _file_name(on: str) -> str:
-    # MLflow decodes percent signs in names of artefacts.
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", on)
-    return f"{plain}-{hashlib.sha256(on.encode()).hexdigest()[:8]}.json"
+    """Of letters that every store of artefacts takes, and another for each set."""
+    plain = re.sub(r"[^\w.-]+", "-", on)
+    return f"{plain}.json" if plain == on else f"{plain}-{hashlib.sha256(on.encode()).hexdigest()[:8]}.json"
 
 
 def _read(report: str | Path) -> dict[str, Any]:

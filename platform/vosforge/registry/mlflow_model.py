@@ -30,8 +30,8 @@ class MlflowModel(mlflow.pyfunc.PythonModel):
 
     - One row a frame: `frame`, a JPEG or PNG; `mask` where objects enter.
     - A video by its URI: `video`, in the first row; `mask` in each row, and `position`, the frame that it belongs to,
-      from 0, which it is when left out. `VOSFORGE_VIDEOS` in the environment of the process lists, separated by spaces,
-      the local folders and `s3://` prefixes that videos may lie in; where it is not set none is opened by its URI.
+      from 0; a single row may leave it out for 0. `VOSFORGE_VIDEOS` in the environment of the process lists, separated
+      by spaces, the local folders and `s3://` prefixes that videos may lie in; where it is not set none is opened.
 
     Pictures are bytes or their base64; a mask is a palette PNG of ids. Parameters `memory_every`, `budget` and
     `short_side` are those of `Settings` and `Model`; what is left out is as the model says. `VOSFORGE_DEVICE` is where
