@@ -36,6 +36,7 @@ def test_the_method_of_a_models_digest_is_found(report):
     held_out, other = read_report(report, model="bbbb")
     assert (held_out.on, held_out.method, held_out.model, held_out.truth) == ("held-out", "new", "bbbb", "cccc")
     assert other.truth is None
+    assert set(other.metrics) == {f"s3-bucket-other/{name}" for name in ("J_mean", "F_mean", "JF_mean")}
     # Settings that are the usual ones say nothing.
     assert held_out.how == {"memory_every": 2}
     assert isnan(held_out.scores["b"][1]["J"]["mean"])

@@ -50,8 +50,10 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """The averages over objects, under names that MLflow accepts."""
         found = summarise(self.scores)
-        name = f"{self.on}/".replace("\\", "/").lstrip("/")
-        return {f"{name}{short}": found[key] for key, short in (("J", "J_mean"), ("F", "F_mean"), ("J&F", "JF_mean"))}
+        return {
+            f"{_plain(self.on)}/{short}": found[key]
+            for key, short in (("J", "J_mean"), ("F", "F_mean"), ("J&F", "JF_mean"))
+        }
 
 
 def read_report(report: str | Path, method: str | None = None, model: str | None = None) -> list[Evaluation]:
@@ -124,8 +126,13 @@ def kept(client: MlflowClient, run: str) -> list[Evaluation]:
 
 def _file_name(on: str) -> str:
     """Of letters that every store of artefacts takes, and another for each set."""
-    plain = re.sub(r"[^\w.-]+", "-", on)
+    plain = _plain(on)
     return f"{plain}.json" if plain == on else f"{plain}-{hashlib.sha256(on.encode()).hexdigest()[:8]}.json"
+
+
+def _plain(on: str) -> str:
+    """The set's name with letters that MLflow takes in names of metrics and files."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", on)
 
 
 def _read(report: str | Path) -> dict[str, Any]:
