@@ -31,6 +31,8 @@ SPACE = {
     "last.power": tune.uniform(0.5, 1.0),
     "last.loss.hardest": tune.choice([1.0, 0.4, 0.15]),  # the hardest 15 %
     "last.loss.hardest_between": tune.choice([(0.0, 0.5), (0.2, 0.7)]),
+    "last.warm_up": tune.choice([0, 20]),
+    "last.sampling.crop": tune.choice([80, 96]),
     "last.sampling.gaps": tune.choice([2, 3, 5]),
 }
 

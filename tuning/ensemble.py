@@ -26,7 +26,7 @@ from vosforge.evaluation.report import table, without_nan
 from vosforge.propagation.model import model_digest
 from vosforge.registry import Candidacy, Evaluation, register
 from vosforge.search.ensembles import Building, Row, take_videos, verdict
-from vosforge.search.members import gather
+from vosforge.search.members import SWEEP_FILE, gather
 from vosforge.search.selecting import Budget
 from vosforge.storage import check_writable, write_bytes
 from vosforge.tracking import Run, default_store
@@ -63,7 +63,7 @@ class Options:
     short_side: int | None = None
     """Pixels to which frames are reduced; the sweeps' when left out."""
     storage: Path | None = None
-    """Folder for MLflow's store and stored probabilities; that of the first sweep when left out."""
+    """Folder for MLflow's store and stored probabilities; that of the first sweep's folder when left out, else runs."""
     register: str | None = None
     """Register the model under this name."""
     alias: str | None = None
@@ -77,14 +77,15 @@ class Options:
 def main(options: Options) -> None:
     """Select, merge, report, and keep the winner."""
     console.verbosity(options.verbose)
-    storage = options.storage or Path(options.sweeps[0]).absolute().parent
+    folders = [Path(source).absolute() for source in options.sweeps if (Path(source) / SWEEP_FILE).is_file()]
+    storage = options.storage or (folders[0].parent if folders else Path("runs"))
     store = default_store(storage)
     sources = gather([network_of(source, store) for source in options.sweeps])
     validation = options.validation or sources.validation
     if validation is None:
         raise UserError("--validation: networks and runs do not say by which videos to choose; name shards")
     budget = Budget(options.members, options.seconds_per_frame)
-    videos = take_videos(validation, options.stack, options.report, sources.trained_on)
+    videos = take_videos(validation, options.stack, options.report, sources.trained_on, sources.validation)
     check_writable(options.out)
     building = Building(
         sources.candidates,

@@ -30,6 +30,9 @@ SPACE = {
     "last.learning_rate": tune.loguniform(5e-4, 4e-3),
     "last.loss.kind": tune.choice(["bce", "cross-entropy"]),
     "last.loss.quality": tune.loguniform(0.3, 3.0),
+    "last.power": tune.uniform(0.5, 1.0),
+    "last.warm_up": tune.choice([0, 20]),
+    "last.sampling.crop": tune.choice([80, 96]),
     "last.sampling.gaps": tune.choice([2, 3, 5]),
 }
 

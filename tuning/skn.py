@@ -29,6 +29,9 @@ SPACE = {
     "memory_every": tune.choice([3, 5]),
     "last.learning_rate": tune.loguniform(5e-4, 4e-3),
     "last.power": tune.uniform(0.5, 1.0),
+    "last.warm_up": tune.choice([0, 20]),
+    "last.sampling.crop": tune.choice([80, 96]),
+    "last.sampling.gaps": tune.choice([2, 3, 5]),
     "last.corruption.swap": tune.choice([0.0, 0.3]),  # 3, spoilt estimates
     "last.corruption.morph": tune.choice([0.0, 0.5]),
 }

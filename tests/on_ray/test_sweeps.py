@@ -15,8 +15,8 @@ from vosforge.errors import UserError
 from vosforge.networks import describe
 from vosforge.search.members import gather
 from vosforge.search.plots import draw_sweep
-from vosforge.search.sweeps import run_sweep
-from vosforge.search.trials import Sweep
+from vosforge.search.sweeps import AllFailed, run_sweep
+from vosforge.search.trials import Resources, Sweep
 from vosforge.tracking.sweeps import SweepRun
 
 
@@ -78,7 +78,10 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
     assert children[failed[0]["trial"]].info.status == "FAILED"
     assert "stage videos" in children[failed[0]["trial"]].data.tags["reason"]
     assert children[best["trial"]].data.params["top_k"] == "9"
-    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {"trials.json"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} >= {
+        "trials.json",
+        "parallel-coordinates.png",
+    }
 
     # A finished sweep is over, and its networks are candidates.
     assert run_sweep(sweep, space, heard.append) == json.loads(json.dumps(found))
@@ -134,6 +137,12 @@ def test_a_sweep_of_other_settings_or_of_shards_that_changed_since_is_refused(sw
         ({"reader": "topk"}, {"scheduler": "pbt", "search": "optuna"}, "take --search random or grid with it"),
         ({"reader": "topk"}, {"scheduler": "pbt"}, "changes settings of stages while it trains; the space has none"),
         ({"reader": "nearest"}, {}, "no configuration of the space can run; unknown reader 'nearest'"),
+        (
+            {"reader": tune.choice(["nearest", "far"])},
+            {"search": "optuna"},
+            "no configuration of the space can run; unknown reader",
+        ),
+        ({"reader": "topk"}, {"resources": Resources(2, gpus=0.5)}, "NCCL takes one process a GPU"),
         ({"reader": "topk"}, {"concurrency": 3}, "3 trials at a time: 3 workers .* lower .*or --concurrency"),
         ({"reader": "topk"}, {"trials": 0}, "expected at least 1 trial"),
         ({"reader": "topk"}, {"storage": "s3://bucket/runs"}, "--storage must be a folder that all nodes see"),
@@ -142,9 +151,15 @@ def test_a_sweep_of_other_settings_or_of_shards_that_changed_since_is_refused(sw
 def test_what_cannot_be_swept_is_refused_before_a_trial_starts(sweep, space, changes, message):
     with pytest.raises(UserError, match=message):
         run_sweep(replace(sweep, **changes), space)
+    if "no configuration" in message:
+        # The name is free for a space that can run.
+        assert not (Path(sweep.storage) / "sweep" / "sweep.json").exists()
 
 
 def test_a_sweep_of_which_all_trials_fail_says_why(sweep):
-    one = replace(sweep, trials=1, scheduler="none", plan=replace(sweep.plan, stages=sweep.plan.stages[:1]))
-    with pytest.raises(UserError, match=r"sweep sweep: all 1 trials failed; the first: stage bl30k, step"):
+    """With one rung behind the end, for the steps between checkpoints are more than all."""
+    plan = replace(sweep.plan, stages=sweep.plan.stages[:1], checkpoint_every=3)
+    one = replace(sweep, trials=1, rungs=1, plan=plan)
+    with pytest.raises(AllFailed, match=r"sweep sweep: all 1 trials failed; the first: stage bl30k, step") as failed:
         run_sweep(one, {"learning_rate": 1e25})
+    assert [trial["state"] for trial in failed.value.trials] == ["failed"]

@@ -63,6 +63,20 @@ def test_candidates_are_networks_of_sweeps_runs_and_files_each_once(sweep, tmp_p
     assert not a.differs(again)
 
 
+def test_a_network_of_a_trial_is_what_the_trial_was(sweep, tmp_path):
+    """As MLflow's run of a trial leads to its file; of a checkpoint the run's folder is one up."""
+    run = sweep / "sweep-d"
+    save(build("stm", "nano"), run / "step_00000004" / "network.safetensors")
+    (run / "plan.json").write_text(json.dumps({"data_digests": ["of the trial"]}))
+    trial = {"trial": "d", "state": "stopped", "config": {"memory_every": 2}, "network": None}
+    trials = [*json.loads((sweep / "trials.json").read_text()), trial]
+    trial["network"] = str(run / "step_00000004" / "network.safetensors")
+    (sweep / "trials.json").write_text(json.dumps(trials))
+    found = gather([trial["network"]])
+    assert [(one.name, one.memory_every) for one in found.candidates] == [("d", 2)]
+    assert found.trained_on == {"of the trial"}
+
+
 def test_sources_that_give_no_candidate_are_refused(sweep, tmp_path, validation, build_shards, moving):
     with pytest.raises(UserError, match="expected a finished sweep's folder, a run's folder or a network file"):
         gather([str(tmp_path)])
@@ -88,6 +102,9 @@ def test_the_three_parts_share_no_video_and_none_was_trained_on(validation, tmp_
     other = build_shards(tmp_path / "other", [moving("w", 30), moving("copy of v1", 1)])
     with pytest.raises(UserError, match=r"--report: video copy of v1 is also in .*, as v1; the three parts"):
         take_videos(validation, None, other.uri, frozenset())
+    with pytest.raises(UserError, match=r"is also in .*; the three parts must share none, nor one that scored trials"):
+        take_videos(build_shards(tmp_path / "apart", [moving(f"x{i}", 40 + i) for i in range(4)]).uri, None, validation,
+                    frozenset(), scored_on=validation)  # fmt: skip
     with pytest.raises(UserError, match="trained on these videos; --report needs others"):
         take_videos(validation, None, other.uri, frozenset([other.digest]))
 

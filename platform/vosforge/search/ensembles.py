@@ -82,16 +82,23 @@ class Row:
     frames_per_second: float = 0.0
 
 
-def take_videos(validation: str, stack: str | None, report: str | None, trained_on: frozenset[str]) -> Videos:
+def take_videos(
+    validation: str,
+    stack: str | None,
+    report: str | None,
+    trained_on: frozenset[str],
+    scored_on: str | None = None,
+) -> Videos:
     """The three parts: of one validation set, or of sets of their own.
 
     Args:
         validation: shards of which half is A, and whatever of the rest no other set replaces.
         stack, report: shards that are B and C whole.
         trained_on: digests of shards that candidates learnt from.
+        scored_on: shards of which half scored the trials of sweeps; None where no candidate is of a sweep.
 
     Raises:
-        UserError: when C was trained on, or two parts share a video.
+        UserError: when a part was trained on, two share a video, or B or C has one that scored trials.
     """
     truth = Truth(validation)
     parts = split(truth)
@@ -103,19 +110,33 @@ def take_videos(validation: str, stack: str | None, report: str | None, trained_
     for name, (found, _) in sets.items():
         check_apart(found.uri, trained_on, "validation" if name == "select" else name)
     videos = Videos(**sets)
-    _check_disjoint(videos)
+    _check_disjoint(videos, scored_on if scored_on != validation else None)
     return videos
 
 
-def _check_disjoint(videos: Videos) -> None:
+def _check_disjoint(videos: Videos, scored_on: str | None) -> None:
     """Refuse parts of different sets that share a video, by its first frame."""
-    known: dict[str, str] = {}
-    for part in ("select", "stack", "report"):
-        for clip in videos.clips(part):
-            mark = hashlib.sha256(np.ascontiguousarray(clip.frames[0]).tobytes()).hexdigest()
+    known = _marks(*videos.select)
+    if scored_on is not None:
+        scored = Truth(scored_on)
+        known |= _marks(scored, split(scored).select)
+    for part in ("stack", "report"):
+        marks = _marks(*getattr(videos, part))
+        for mark, where in marks.items():
             if mark in known:
-                raise UserError(f"--{part}: video {clip.name} is also {known[mark]}; the three parts must share none")
-            known[mark] = f"in {getattr(videos, part)[0].uri}, as {clip.name}"
+                raise UserError(f"--{part}: video {where[0]} is also in {known[mark][1]}, as {known[mark][0]}; the "
+                                "three parts must share none, nor one that scored trials")  # fmt: skip
+        known |= marks
+
+
+def _marks(truth: Truth, positions: list[int]) -> dict[str, tuple[str, str]]:
+    """Of some videos, a digest of the first frame: the video's name and its set."""
+    found = {}
+    for i in positions:
+        clip = truth.clip(i)
+        mark = hashlib.sha256(np.ascontiguousarray(clip.frames[0]).tobytes()).hexdigest()
+        found[mark] = (clip.name, truth.uri)
+    return found
 
 
 @dataclass

@@ -77,8 +77,10 @@ def gather(sources: list[str]) -> Sources:
             path = source / NETWORK_FILE if source.is_dir() else source
             if not path.is_file():
                 raise UserError(f"{source}: expected a finished sweep's folder, a run's folder or a network file")
-            members = [_candidate(source.stem, path, DEFAULT_EVERY)]
-            trained_on |= _data_of_run(path.parent)
+            # Of a checkpoint, the folder of its run is one up.
+            run = path.parent.parent if path.parent.name.startswith("step_") else path.parent
+            members = [_of_run(path, run)]
+            trained_on |= _data_of_run(run)
         for member in members:
             found.setdefault(f"{member.digest} {member.memory_every}", member)
     if not found:
@@ -102,6 +104,15 @@ def _of_sweep(folder: Path) -> list[Candidate]:
         _candidate(trial["trial"], Path(trial["network"]), trial["config"].get(MEMORY_EVERY, DEFAULT_EVERY))
         for trial in trials
     ]
+
+
+def _of_run(path: Path, run: Path) -> Candidate:
+    """A network by itself; where its run is a trial of a sweep that has ended, with what the trial was."""
+    results = run.parent / RESULTS_FILE
+    for trial in json.loads(results.read_text()) if results.is_file() else []:
+        if trial["network"] and Path(trial["network"]).resolve() == path.resolve():
+            return _candidate(trial["trial"], path, trial["config"].get(MEMORY_EVERY, DEFAULT_EVERY))
+    return _candidate(run.name if path.name == NETWORK_FILE else path.stem, path, DEFAULT_EVERY)
 
 
 def _data_of_run(folder: Path) -> set[str]:

@@ -10,7 +10,7 @@ from vosforge import cluster, console
 from vosforge.evaluation.report import table
 from vosforge.search.examining import METRIC
 from vosforge.search.plots import draw_sweep
-from vosforge.search.sweeps import run_sweep
+from vosforge.search.sweeps import AllFailed, run_sweep
 from vosforge.search.trials import Resources, Sweep
 from vosforge.storage import check_writable, join, local_path
 from vosforge.tracking import default_store
@@ -113,7 +113,11 @@ def search(network: str, space: dict[str, Any], options: SweepOptions) -> str:
         bar.say(
             f"sweep {sweep.name}: {sweep.trials} trials of {sweep.plan.total_steps} steps, scored at {_rungs(sweep)}"
         )
-        found = run_sweep(sweep, space, hear)
+        try:
+            found = run_sweep(sweep, space, hear)
+        except AllFailed as error:
+            tracked.finish(error.trials, sweep.metric, [])
+            raise
         pictures = draw_sweep(found, sweep.metric, local_path(join(storage, sweep.name)))
         tracked.finish(found, sweep.metric, pictures)
     return report(found, list(space), sweep, news.refused, pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -62,8 +63,12 @@ class Sieve:
 
 def noted(notes: Path) -> list[tuple[dict[str, Any], str]]:
     """What sieves wrote into a file, each once: a sweep that is restored lists its configurations again."""
-    lines = dict.fromkeys(notes.read_text().splitlines()) if notes.is_file() else {}
-    return [tuple(json.loads(line)) for line in lines]
+    found = []
+    for line in dict.fromkeys(notes.read_text().splitlines()) if notes.is_file() else {}:
+        # A sweep that was killed may have left half a line.
+        with contextlib.suppress(ValueError):
+            found.append(tuple(json.loads(line)))
+    return found
 
 
 class SiftedOptuna(OptunaSearch):

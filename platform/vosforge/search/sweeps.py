@@ -38,7 +38,20 @@ from vosforge.search.space import CHOICES, DEFAULT_EVERY, MEMORY_EVERY, check_sp
 from vosforge.search.splits import check_apart, split
 from vosforge.search.trials import Sweep, network_of, run_trial
 from vosforge.search.warm_starts import shared_stages
-from vosforge.storage import absolute, claim, exists, is_local, join, local_path, read_bytes, upload_file, write_bytes
+from vosforge.storage import (
+    absolute,
+    claim,
+    delete,
+    delete_folder,
+    exists,
+    is_local,
+    join,
+    list_names,
+    local_path,
+    read_bytes,
+    upload_file,
+    write_bytes,
+)
 from vosforge.training.on_ray import check_cluster
 from vosforge.training.ray_hooks import Listener, news_queue
 
@@ -54,6 +67,18 @@ _REFUSED_FILE = "refused.jsonl"
 
 Space = dict[str, Any]
 Found = dict[str, Any]
+
+
+class AllFailed(UserError):
+    """No trial of a sweep came to an end.
+
+    Attributes:
+        trials: as `run_sweep` returns them.
+    """
+
+    def __init__(self, name: str, trials: list[Found]):
+        super().__init__(f"sweep {name}: all {len(trials)} trials failed; the first: {trials[0]['error']}")
+        self.trials = trials
 
 
 def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] = lambda news: None) -> list[Found]:
@@ -92,19 +117,35 @@ def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] =
     sieve = Sieve(sweep.plan, notes)
     queue = news_queue()
     with Listener(queue, on_progress):
-        tuner, expected = _tuner(sweep, space, queue, sieve)
+        try:
+            tuner, expected = _tuner(sweep, space, queue, sieve)
+        except UserError:
+            _give_up(sweep)
+            raise
         grid = tuner.fit()
-    for config, reason in noted(notes):
-        on_progress({"refused": config, "reason": reason})
+    for config, why in noted(notes):
+        on_progress({"refused": config, "reason": why})
     found = sorted((_result(result, sweep) for result in grid), key=partial(_rank, metric=sweep.metric))
-    if len(found) < expected or any(trial["state"] == "interrupted" for trial in found):
+    refused = noted(notes)
+    if not found and refused:
+        _give_up(sweep)
+        raise UserError(f"sweep {sweep.name}: no configuration of the space can run; {refused[0][1]}")
+    if not found or len(found) < expected or any(trial["state"] == "interrupted" for trial in found):
         # Tune takes Ctrl-C for itself, saves its state and returns what there is.
         raise KeyboardInterrupt
     if all(trial["state"] == "failed" for trial in found):
-        raise UserError(f"sweep {sweep.name}: all {len(found)} trials failed; the first: {found[0]['error']}")
+        raise AllFailed(sweep.name, found)
     upload_file(found[0]["network"], join(sweep.folder, NETWORK_FILE))
     write_bytes(results, json.dumps(found, indent=1).encode())
     return found
+
+
+def _give_up(sweep: Sweep) -> None:
+    """Free the name of a sweep of which no trial was started, for a space that can run."""
+    if not any(name.startswith(f"{sweep.name}-") for name in list_names(sweep.folder)):
+        for name in (SWEEP_FILE, _REFUSED_FILE):
+            delete(join(sweep.folder, name))
+        delete_folder(join(sweep.folder, "tune"))
 
 
 def _domain(value: Any) -> Any:
@@ -133,6 +174,11 @@ def _resolved(sweep: Sweep, space: Space) -> Sweep:
     if not is_local(sweep.storage):
         raise UserError(f"sweep {sweep.name}: --storage must be a folder that all nodes see, found {sweep.storage}")
     check_protocol(sweep.protocol)
+    if sweep.resources.workers > 1 and 0 < sweep.resources.gpus < 1:
+        raise UserError(
+            f"sweep {sweep.name}: --workers {sweep.resources.workers} with --gpus {sweep.resources.gpus:g}: NCCL takes "
+            "one process a GPU; take one worker, or whole GPUs"
+        )
     check_apart(sweep.validation, sweep.plan.contents()["data_digests"], "validation")
     split(Truth(sweep.validation))
     sweep.plan.samplers()
@@ -204,7 +250,8 @@ def _scheduler(sweep: Sweep, space: Space, configs: list[dict[str, Any]]) -> Tri
         return ASHAScheduler(
             time_attr="step",
             max_t=sweep.plan.total_steps,
-            grace_period=sweep.first_rung,
+            # Rungs lie at checkpoints, the first one perhaps behind the end.
+            grace_period=min(sweep.first_rung, sweep.plan.total_steps),
             reduction_factor=sweep.reduction,
         )
     if sweep.scheduler == "none":
@@ -249,7 +296,7 @@ def _result(result: Any, sweep: Sweep) -> Found:
         "step": step,
         **{name: None if error else metrics.get(name) for name in METRICS},
         "rungs": rungs_of(join(sweep.folder, run, RUNGS)),
-        "network": None if error else metrics.get("network") or network_of(join(sweep.folder, run)),
+        "network": None if error else metrics.get("network") or network_of(join(sweep.folder, run), step),
         "saved_steps": metrics.get("saved_steps", 0),
         "saved_seconds": metrics.get("saved_seconds", 0.0),
         "error": error,

@@ -308,10 +308,12 @@ def _saved(warm: WarmStart) -> dict[str, Any]:
     return {"saved_steps": warm.steps, "saved_seconds": warm.seconds} if warm.reused else {}
 
 
-def network_of(run: str) -> str | None:
-    """The newest network of a run, finished or stopped; None where it has no checkpoint."""
-    finished = local_path(join(run, "network.safetensors"))
-    if finished.is_file():
-        return str(finished)
-    latest = latest_whole(run)
-    return join(latest, "network.safetensors") if latest else None
+def network_of(run: str, step: int) -> str | None:
+    """The network of a run that is finished, else the one of a step, else the newest; None where there is none.
+
+    A trial trains on for a moment after the rung at which it is stopped.
+    """
+    for folder in (run, _checkpoint(run, step), latest_whole(run)):
+        if folder is not None and (found := local_path(join(folder, "network.safetensors"))).is_file():
+            return str(found)
+    return None

@@ -58,9 +58,8 @@ class SweepRun:
             entry.metrics(trial["step"], {key: value for key, value in scores.items() if value is not None})
             entry.end(_STATES[trial["state"]])
         done = [trial for trial in trials if trial["state"] != "failed"]
-        self._run.metrics(
-            0, {f"best_{metric}": done[0][metric], "trials": len(trials), "failed": len(trials) - len(done)}
-        )
+        best = {f"best_{metric}": done[0][metric]} if done else {}
+        self._run.metrics(0, {**best, "trials": len(trials), "failed": len(trials) - len(done)})
         self._run.metrics(0, {"saved_steps": sum(trial["saved_steps"] for trial in trials)})
         self._run.text(json.dumps(trials, indent=1), "trials.json")
         for picture in pictures:

@@ -267,7 +267,7 @@ def check_cluster(
         raise UserError(f"--min-workers must be from 1 to --workers ({workers}), found {least}")
     there = resources()
     cpus, gpus = there.get("CPU", 0), there.get("GPU", 0)
-    if use_gpu and least * gpu_share > gpus:
+    if use_gpu and least > gpus * (1 // gpu_share if gpu_share < 1 else 1 / gpu_share):
         told = "" if gpu_share == 1 else f" with {gpu_share:g} of a GPU each"
         raise UserError(f"{least} GPU workers{told} asked, the cluster has {gpus:g} GPUs; lower --workers")
     if least * (cpus_per_worker + feeders) > cpus:
