@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import pickle
@@ -64,14 +65,16 @@ def test_what_a_run_reserved_is_free_again_when_the_process_that_began_it_is_kil
             fit(plan, str(tmp_path), lambda metrics: None, threads=1)
 
     trial = Trial.remote()
-    trial.train.remote(make_plan(steps=2000, probe_clips=0))
-    wait_until(lambda: latest_whole(str(tmp_path / "run")) is not None)
+    training = trial.train.remote(make_plan(steps=2000, probe_clips=0))
+    wait_until(lambda: latest_whole(str(tmp_path / "run")) is not None or ray.wait([training], timeout=0)[0])
+    with contextlib.suppress(ray.exceptions.GetTimeoutError):
+        ray.get(training, timeout=0)
     assert ray.available_resources()["CPU"] < ray.cluster_resources()["CPU"]
     ray.kill(trial)
     wait_until(lambda: ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"])
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
