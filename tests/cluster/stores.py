@@ -39,7 +39,7 @@ class Server:
         command += ["--artifacts-destination", self.artefacts]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, env=self.environment, start_new_session=True, **quiet)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=2):

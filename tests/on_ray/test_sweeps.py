@@ -89,7 +89,7 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_population_larger_than_what_runs_at_a_time_takes_turns_and_the_poor_go_on_from_the_better(sweep):
     """Two trials, one at a time: each waits at its rungs for the other, and one of two is always the poorer."""
     population = replace(sweep, scheduler="pbt", trials=2, concurrency=1, rungs=3)
