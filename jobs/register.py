@@ -123,6 +123,8 @@ def change(options: Options, store: str) -> None:
     uri = version_uri(options.model, store) if "@" in options.model else options.model
     evaluations = evaluated(options, digest_of(uri, store))
     decision = promote(uri, store, options.alias, Candidacy(evaluations, options.set, options.force))
+    if evaluations:
+        print(f"{options.report} is kept with {uri}, on {', '.join(evaluation.on for evaluation in evaluations)}")
     if decision is not None:
         print(decision.reason)
     if options.alias:

@@ -114,6 +114,7 @@ def test_a_registered_version_takes_a_report_later(call, folder, capsys):
     call(model="models:/later@champion", name="later", report=report(folder, 0, 0.0))
     call(model="models:/later@challenger", name="later", alias="champion")
     told = capsys.readouterr().out
+    assert "is kept with models:/later/1, on held-out" in told
     assert "95 % interval +0.1000 to +0.1000 over 6 videos against version 1 on held-out" in told
     assert "models:/later@champion is models:/later/2" in told
     assert digest_of("models:/later@champion", client(folder).tracking_uri) == sha256(folder / "1.safetensors")
