@@ -319,7 +319,7 @@ def test_programs_hold_the_weights_that_they_need_alone(case):
 def test_missing_packages_are_named_with_the_way_to_get_them(monkeypatch, tmp_path):
     # What an import finds where a package is not installed.
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"ONNX files need onnxscript.*pip install -e .\[export\]"):
+    with pytest.raises(UserError, match=r"ONNX files need onnxscript.*pip install -e '\.\[export\]'"):
         check_ready(tmp_path / "out")
 
 

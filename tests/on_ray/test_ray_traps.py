@@ -84,9 +84,8 @@ def test_what_the_cluster_cannot_hold_is_refused_at_once_with_what_is_there():
 
 
 def test_nodes_that_an_autoscaler_would_add_count(monkeypatch):
-    monkeypatch.setattr(
-        type(ray_hooks.ray_state), "get_max_resources_from_cluster_config", lambda self: {"CPU": 640, "GPU": 8}
-    )
+    state = ray_hooks.ray_states.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: {"CPU": 640, "GPU": 8})
     check_cluster(8, use_gpu=True, cpus_per_worker=1)
     with pytest.raises(UserError, match="9 GPU workers asked, the cluster has 8 GPUs"):
         check_cluster(9, use_gpu=True, cpus_per_worker=1)
