@@ -35,7 +35,7 @@ from vosforge.ablation.tables import tables
 from vosforge.errors import UserError
 from vosforge.evaluation.parallel import cores
 from vosforge.evaluation.report import without_nan
-from vosforge.storage import check_writable, is_local, join, local_path, write_bytes
+from vosforge.storage import check_writable, is_local, join, write_bytes
 from vosforge.tracking import default_store
 from vosforge.training.steps import Execution
 
@@ -104,7 +104,7 @@ def main(options: Options) -> None:
         return
     check_writable(storage)
     name = options.name or f"ablation-{options.network}-{options.size}"
-    store = default_store(local_path(storage)) if is_local(storage) else default_store()
+    store = default_store(storage)
     scores, failed = carry_out(options, study, found, store)
     if not scores:
         raise UserError(f"nothing could be measured; the first reason: {next(iter(failed.values()))}")

@@ -10,12 +10,13 @@ The store is `MLFLOW_TRACKING_URI`, or `mlflow.db` in --store-folder.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from vosforge import console
+    from vosforge import cluster, console
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
@@ -64,7 +65,9 @@ def main(options: Options) -> None:
     """Do what was asked for."""
     console.verbosity(options.verbose)
     check(options)
-    store = default_store(options.store_folder)
+    store = os.environ.get("MLFLOW_TRACKING_URI") or default_store(
+        cluster.lasting(options.store_folder, "--store-folder")
+    )
     if options.rollback:
         was, now = roll_back(options.rollback, store, options.reason)
         print(f"models:/{options.rollback}@champion is version {now} again, not {was}")

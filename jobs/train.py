@@ -33,7 +33,7 @@ from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import preset
 from vosforge.networks.parts import parse
-from vosforge.storage import check_space, check_writable, is_local, local_path
+from vosforge.storage import check_space, check_writable
 from vosforge.tracking import default_store
 from vosforge.tracking.training import TrainingRun
 from vosforge.training import curricula
@@ -194,7 +194,7 @@ def train(plan: TrainingPlan, storage: str, options: Options | Resumption, local
     check_writable(storage)
     check_space(storage, space_needed(plan.build_network(fresh=False)))
     with (
-        TrainingRun(plan, storage, _store(storage), _how(options)) as tracked,
+        TrainingRun(plan, storage, default_store(storage), _how(options)) as tracked,
         console.Progress(plan.total_steps, plan.name, "steps") as bar,
     ):
         latest: dict[str, Any] = {}
@@ -251,11 +251,6 @@ def make_plan(options: Options, stages: dict[str, Stage]) -> TrainingPlan:
         initial=options.initial,
         checkpoint_every=options.checkpoint_every,
     )
-
-
-def _store(storage: str) -> str:
-    """Runs are tracked beside their checkpoints, unless the environment names a store."""
-    return default_store(local_path(storage)) if is_local(storage) else default_store()
 
 
 def _mixed(stage: Stage, known: Stage, sets: list[ShardSet]) -> Stage:

@@ -10,12 +10,13 @@ what is reported was measured on the last quarter (C), which nothing saw before.
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 try:
-    from vosforge import console
+    from vosforge import cluster, console
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
@@ -23,12 +24,13 @@ import tyro
 
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table, without_nan
-from vosforge.propagation.model import model_digest
+from vosforge.propagation.model import DESCRIPTION, model_digest
 from vosforge.registry import Candidacy, Evaluation, register
+from vosforge.registry.lineage import of_model
 from vosforge.search.ensembles import Building, Row, take_videos, verdict
 from vosforge.search.members import SWEEP_FILE, gather
 from vosforge.search.selecting import Budget
-from vosforge.storage import check_writable, write_bytes
+from vosforge.storage import check_writable, is_local, join, local_path, upload_file, write_bytes
 from vosforge.tracking import Run, default_store
 from vosforge.tracking.stores import network_of
 
@@ -42,9 +44,9 @@ class Options:
     """Make one model of what sweeps found."""
 
     sweeps: list[str]
-    """Folders of finished sweeps, folders of runs, network files, or ids of MLflow runs."""
-    out: Path
-    """Folder of the model."""
+    """Folders of finished sweeps, folders of runs, network files, here or on s3://, or ids of MLflow runs."""
+    out: str
+    """Folder or s3:// URI of the model."""
     members: int = 3
     """Most different networks; any two differ in at least one part."""
     seconds_per_frame: float | None = None
@@ -63,7 +65,8 @@ class Options:
     short_side: int | None = None
     """Pixels to which frames are reduced; the sweeps' when left out."""
     storage: Path | None = None
-    """Folder for MLflow's store and stored probabilities; that of the first sweep's folder when left out, else runs."""
+    """Folder, not on s3://, for MLflow's store and stored probabilities; that of the first sweep's folder when left
+    out, else runs."""
     register: str | None = None
     """Register the model under this name."""
     alias: str | None = None
@@ -77,16 +80,22 @@ class Options:
 def main(options: Options) -> None:
     """Select, merge, report, and keep the winner."""
     console.verbosity(options.verbose)
-    folders = [Path(source).absolute() for source in options.sweeps if (Path(source) / SWEEP_FILE).is_file()]
-    storage = options.storage or (folders[0].parent if folders else Path("runs"))
+    with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
+        make(options, Path(folder))
+
+
+def make(options: Options, scratch: Path) -> None:
+    """Make the model; networks that are not here are copied to `scratch`."""
+    uri = cluster.lasting(options.out, "--out")
+    storage = options.storage or storage_of(options.sweeps)
     store = default_store(storage)
-    sources = gather([network_of(source, store) for source in options.sweeps])
+    sources = gather([network_of(source, store) for source in options.sweeps], scratch)
     validation = options.validation or sources.validation
     if validation is None:
         raise UserError("--validation: networks and runs do not say by which videos to choose; name shards")
     budget = Budget(options.members, options.seconds_per_frame)
     videos = take_videos(validation, options.stack, options.report, sources.trained_on, sources.validation)
-    check_writable(options.out)
+    check_writable(uri)
     building = Building(
         sources.candidates,
         videos,
@@ -103,15 +112,29 @@ def main(options: Options) -> None:
     building.choose(lambda line: print(line, flush=True))
     kept = building.winner() if options.keep == "auto" else named(building, options.keep)
     building.report()
-    building.save(kept.team, options.out)
-    tell(building, kept, options.out)
-    track(building, kept, options.out, storage, store)
+    out = local_path(uri) if is_local(uri) else scratch / "model"
+    building.save(kept.team, out)
+    tell(building, kept, out)
+    if not is_local(uri):
+        # What makes it a model comes last.
+        for path in sorted(out.iterdir(), key=lambda path: path.name == DESCRIPTION):
+            upload_file(path, join(uri, path.name))
+    print(f"kept: {kept.way}, chosen on A; model: {options.out}")
+    track(building, kept, uri, storage, store)
     if options.register:
         scores = {"JF_mean": kept.reported, "gain": kept.gain.mean}
-        files = [options.out / REPORT_FILE]
-        candidacy = Candidacy([evaluation(building, kept, options.out)])
-        uri = register(options.out, options.register, store, storage, options.alias, scores, files, candidacy=candidacy)
-        print(f"registered {uri}")
+        candidacy = Candidacy([evaluation(building, kept, out)])
+        version = register(
+            out, options.register, store, storage, options.alias, scores, [out / REPORT_FILE],
+            candidacy=candidacy, lineage={**of_model(out), "source": uri},
+        )  # fmt: skip
+        print(f"registered {version}")
+
+
+def storage_of(sweeps: list[str]) -> Path:
+    """Where the first sweep that is a folder here was run."""
+    folders = [Path(source).absolute() for source in sweeps if (Path(source) / SWEEP_FILE).is_file()]
+    return folders[0].parent if folders else Path("runs")
 
 
 def named(building: Building, keep: str) -> Row:
@@ -142,7 +165,6 @@ def tell(building: Building, kept: Row, out: Path) -> None:
         print(f"{row.way} on C, against the best single: {verdict(row)}")
     content = {"kept": kept.way, "ways": [building.told(row) for row in building.rows]}
     write_bytes(out / REPORT_FILE, json.dumps(without_nan(content), indent=1).encode())
-    print(f"kept: {kept.way}, chosen on A; model: {out}")
 
 
 def members(building: Building, row: Row) -> str:
@@ -163,17 +185,17 @@ def evaluation(building: Building, kept: Row, out: Path) -> Evaluation:
     return Evaluation(truth.name, kept.way, building.protocol, kept.scores, truth=truth.digest, model=digest)
 
 
-def track(building: Building, kept: Row, out: Path, storage: Path, store: str) -> None:
+def track(building: Building, kept: Row, uri: str, storage: Path, store: str) -> None:
     """Log the ways and the winner to MLflow."""
-    with Run(f"ensemble {out.name}", store, storage) as run:
-        run.tags({"vosforge.kind": "ensemble", "vosforge.kept": kept.way, "vosforge.model": str(out.absolute())})
+    with Run(f"ensemble {uri.rpartition('/')[2]}", store, storage) as run:
+        run.tags({"vosforge.kind": "ensemble", "vosforge.kept": kept.way, "vosforge.model": uri})
         run.params({f"member.{i}": building.candidates[c].name for i, c in enumerate(kept.team.members)})
         for row in building.rows:
             name = row.way.replace(" ", "_")
             measured = {"JF_mean": row.reported, "gain": row.gain.mean, "gain_low": row.gain.low,
                         "gain_high": row.gain.high, "frames_per_second": row.frames_per_second}  # fmt: skip
             run.metrics(0, {f"{name}/{key}": value for key, value in measured.items()})
-        run.artefact(out / REPORT_FILE)
+        run.artefact(join(uri, REPORT_FILE))
 
 
 if __name__ == "__main__":

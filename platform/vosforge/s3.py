@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
-from collections.abc import Callable
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +24,9 @@ _ATTEMPTS = 4
 _PATIENT_ATTEMPTS = 7
 # Temporary credentials are asked for again after a while.
 _SECONDS = 600
+_LEASE_SECONDS = 20.0
+# Renewals that may fail in a row before others take a lease for abandoned.
+_MISSED = 3
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -126,3 +133,99 @@ def abort_unfinished_uploads(uri: str, hours: float = 24) -> int:
         # Not every store lists uploads, and not everyone may; the build does not need it.
         return aborted
     return aborted
+
+
+@contextlib.contextmanager
+def lease(uri: str, seconds: float = _LEASE_SECONDS) -> Iterator[None]:
+    """Hold an object that one process at a time can hold, and wait for it while another does.
+
+    It is renewed meanwhile. One that its holder stops renewing, because it died, is taken over after a while; a holder
+    that was cut off from the store for as long cannot know, so what is done under a lease must be harmless when done
+    twice.
+
+    Args:
+        uri: of the object.
+        seconds: between renewals.
+
+    Raises:
+        UserError: when the store cannot be reached, or knows no conditional writes.
+    """
+    bucket, key = split(uri)
+    held = _Lease(client(), bucket, key)
+    try:
+        held.wait(seconds)
+    except (BotoCoreError, ClientError) as error:
+        raise UserError(f"{uri}: no lease can be had on it ({error})") from error
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(seconds):
+            with contextlib.suppress(BotoCoreError, ClientError):
+                held.renew()
+
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewing.join()
+        with contextlib.suppress(BotoCoreError, ClientError):
+            held.give_back()
+
+
+class _Lease:
+    """An object whose content names its holder, written only where it is as it was seen."""
+
+    def __init__(self, s3: Any, bucket: str, key: str):
+        self._s3, self._where = s3, {"Bucket": bucket, "Key": key}
+        self._holder = uuid.uuid4().hex
+        self._tag = ""
+
+    def wait(self, seconds: float) -> None:
+        seen, since = "", time.monotonic()
+        while not self._take(seen if time.monotonic() - since > seconds * _MISSED else ""):
+            there = self._there()
+            if there != seen:
+                seen, since = there, time.monotonic()
+            time.sleep(min(1.0, seconds / 4))
+
+    def renew(self) -> None:
+        self._write(IfMatch=self._tag)
+
+    def give_back(self) -> None:
+        if self._there() == self._tag:
+            self._s3.delete_object(**self._where)
+
+    def _take(self, abandoned: str) -> bool:
+        """Write it where there is none, or in place of one that was abandoned."""
+        try:
+            self._write(**({"IfMatch": abandoned} if abandoned else {"IfNoneMatch": "*"}))
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] not in (404, 409, 412):
+                raise
+            # A write whose answer was lost is tried again, and then refused for its own sake.
+            return self._is_own()
+        return True
+
+    def _write(self, **condition: str) -> None:
+        content = f"{self._holder} {uuid.uuid4().hex}".encode()
+        self._tag = self._s3.put_object(**self._where, Body=content, **condition)["ETag"]
+
+    def _is_own(self) -> bool:
+        try:
+            found = self._s3.get_object(**self._where)
+        except ClientError:
+            return False
+        own = found["Body"].read().decode().startswith(self._holder)
+        self._tag = found["ETag"] if own else self._tag
+        return own
+
+    def _there(self) -> str:
+        """The tag of what is there; empty where nothing is."""
+        try:
+            return self._s3.head_object(**self._where)["ETag"]
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return ""
+            raise

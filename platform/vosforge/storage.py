@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -184,6 +185,26 @@ def download_file(uri: str | Path, target: Path) -> Path:
     fs, path = filesystem(uri)
     _retried(lambda: pa.fs.copy_files(path, str(target.absolute()), fs, pa.fs.LocalFileSystem()), uri)
     return target
+
+
+@contextlib.contextmanager
+def local_copy(uri: str | Path) -> Iterator[Path]:
+    """The local file or folder of a URI: itself where it is local, else a copy that is gone after the block.
+
+    Of a folder, the files directly in it; of one that is not there, an empty folder.
+    """
+    if is_local(uri):
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
+        place, names = Path(folder) / str(uri).rstrip("/").rpartition("/")[2], list_sizes(uri)
+        if names:
+            place.mkdir()
+            for name in names:
+                download_file(join(uri, name), place / name)
+        elif exists(uri):
+            download_file(uri, place)
+        yield place
 
 
 class RangeReader:

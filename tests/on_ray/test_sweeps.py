@@ -45,7 +45,7 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
             tracked.progress(news)
 
         found = run_sweep(sweep, space, hear)
-        pictures = draw_sweep(found, "JF_mean", tmp_path / "runs" / "sweep")
+        pictures = draw_sweep(found, "JF_mean", f"{sweep.storage}/sweep")
         tracked.finish(found, "JF_mean", pictures)
 
     by_rate = {1e-3: [], 1e25: []}
@@ -85,7 +85,7 @@ def test_trials_share_their_first_stage_and_one_that_diverges_fails_alone(sweep,
 
     # A finished sweep is over, and its networks are candidates.
     assert run_sweep(sweep, space, heard.append) == json.loads(json.dumps(found))
-    assert best["trial"] in [one.name for one in gather([f"{sweep.storage}/sweep"]).candidates]
+    assert best["trial"] in [one.name for one in gather([f"{sweep.storage}/sweep"], tmp_path).candidates]
 
 
 @pytest.mark.cluster

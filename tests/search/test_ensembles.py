@@ -51,12 +51,12 @@ def sweep(tmp_path, validation) -> Path:
 def test_candidates_are_networks_of_sweeps_runs_and_files_each_once(sweep, tmp_path, validation):
     run = tmp_path / "runs" / "run"
     save(build("emn", "nano"), run / "network.safetensors")
-    found = gather([str(sweep), str(run), str(sweep / "a.safetensors"), str(sweep)])
+    found = gather([str(sweep), str(run), str(sweep / "a.safetensors"), str(sweep)], tmp_path)
     assert [(one.name, one.memory_every) for one in found.candidates] == [("a", 3), ("b", 3), ("run", 5), ("a", 5)]
     assert (found.validation, found.protocol) == (validation, "davis2017")
     assert found.trained_on == {"of training"}
     (run / "plan.json").write_text(json.dumps({"data_digests": ["of the run"]}))
-    assert gather([str(run)]).trained_on == {"of the run"}
+    assert gather([str(run)], tmp_path).trained_on == {"of the run"}
     a, b, emn, again = found.candidates
     assert a.differs(b)
     assert a.differs(emn)
@@ -72,27 +72,27 @@ def test_a_network_of_a_trial_is_what_the_trial_was(sweep, tmp_path):
     trials = [*json.loads((sweep / "trials.json").read_text()), trial]
     trial["network"] = str(run / "step_00000004" / "network.safetensors")
     (sweep / "trials.json").write_text(json.dumps(trials))
-    found = gather([trial["network"]])
+    found = gather([trial["network"]], tmp_path)
     assert [(one.name, one.memory_every) for one in found.candidates] == [("d", 2)]
     assert found.trained_on == {"of the trial"}
 
 
 def test_sources_that_give_no_candidate_are_refused(sweep, tmp_path, validation, build_shards, moving):
     with pytest.raises(UserError, match="expected a finished sweep's folder, a run's folder or a network file"):
-        gather([str(tmp_path)])
+        gather([str(tmp_path)], tmp_path)
     with pytest.raises(UserError, match="at least one sweep, run or network file"):
-        gather([])
+        gather([], tmp_path)
     trials = json.loads((sweep / "trials.json").read_text())
     (sweep / "trials.json").write_text(json.dumps(trials[2:]))
     with pytest.raises(UserError, match="no trial succeeded"):
-        gather([str(sweep)])
+        gather([str(sweep)], tmp_path)
     (sweep / "trials.json").unlink()
     with pytest.raises(UserError, match=r"no finished sweep, trials\.json is missing"):
-        gather([str(sweep)])
+        gather([str(sweep)], tmp_path)
     (sweep / "trials.json").write_text(json.dumps(trials))
     build_shards(validation, [moving(f"v{i}", i + 20) for i in range(8)])
     with pytest.raises(UserError, match="whose shards changed since; run the sweep again under another --name"):
-        gather([str(sweep)])
+        gather([str(sweep)], tmp_path)
 
 
 def test_the_three_parts_share_no_video_and_none_was_trained_on(validation, tmp_path, build_shards, moving):
@@ -110,7 +110,7 @@ def test_the_three_parts_share_no_video_and_none_was_trained_on(validation, tmp_
 
 
 def test_probabilities_are_computed_once_and_are_those_of_the_model(sweep, validation, tmp_path):
-    (one, _), truth = gather([str(sweep)]).candidates, Truth(validation)
+    (one, _), truth = gather([str(sweep)], tmp_path).candidates, Truth(validation)
     computed = []
     predictions = Predictions(one, truth, tmp_path / "cache")
     for _ in range(2):

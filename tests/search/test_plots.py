@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -41,7 +43,7 @@ def test_trials_are_compared_after_the_steps_that_all_of_them_have_done():
 
 
 def test_pictures_show_trials_that_have_a_score(tmp_path):
-    paths = draw_sweep([*TRIALS, trial(None, reader="kernel")], "JF_mean", tmp_path)
-    assert [path.name for path in paths] == ["parallel-coordinates.png", "importance.png"]
+    paths = draw_sweep([*TRIALS, trial(None, reader="kernel")], "JF_mean", str(tmp_path))
+    assert [Path(path).name for path in paths] == ["parallel-coordinates.png", "importance.png"]
     assert all(min(Image.open(path).size) > 100 for path in paths)
-    assert draw_sweep([trial(0.5, reader="dense")], "JF_mean", tmp_path) == []
+    assert draw_sweep([trial(0.5, reader="dense")], "JF_mean", str(tmp_path)) == []

@@ -45,7 +45,7 @@ def test_optuna_is_asked_again_for_what_cannot_run_or_was_tried(sieve):
 
 
 def test_what_was_refused_is_told_once_when_a_sweep_is_restored(sieve, tmp_path):
-    notes = tmp_path / "refused.jsonl"
+    notes = str(tmp_path / "refused.jsonl")
     assert noted(notes) == []
     for _ in range(2):
         again = Sieve(sieve.plan, notes)

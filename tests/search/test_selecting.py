@@ -34,7 +34,7 @@ POSITIONS = [0, 1, 2, 3]
 
 
 def candidate(name: str, reader: str) -> Candidate:
-    return Candidate(name, Path(f"{name}.safetensors"), 5, {"reader": reader}, name)
+    return Candidate(name, Path(f"{name}.safetensors"), name, 5, {"reader": reader}, name)
 
 
 def write(predictions: Predictions, truth: Truth, wrong: tuple[slice, slice], sure: float) -> Predictions:

@@ -10,7 +10,7 @@ from typing import Any
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.propagation.model import DESCRIPTION, model_digest
-from vosforge.storage import absolute, download_file, exists, is_local, join, local_path, read_bytes, sha256
+from vosforge.storage import absolute, download_file, exists, join, list_sizes, local_copy, read_bytes, sha256
 from vosforge.tracking.code_version import versions
 from vosforge.tracking.stores import network_of, redacted
 
@@ -53,8 +53,10 @@ def find(source: str, store: str, folder: Path) -> Source:
     """
     uri = absolute(network_of(source, store))
     run = {"mlflow_run": source} if uri != absolute(source) else {}
-    if is_local(uri) and (local_path(uri) / DESCRIPTION).is_file():
-        return Source(local_path(uri), {**of_model(local_path(uri)), **run})
+    if exists(join(uri, DESCRIPTION)):
+        for name in list_sizes(uri):
+            model = download_file(join(uri, name), folder / name).parent
+        return Source(model, {**of_model(model), "source": uri, **run})
     file = uri if uri.endswith(".safetensors") else _network_in(uri)
     if file is None or not exists(file):
         raise UserError(
@@ -74,12 +76,12 @@ def of_model(path: Path) -> dict[str, Any]:
     return _ensemble(path) if path.is_dir() else _network(absolute(path), absolute(path), path)
 
 
-def trace(uri: str, local: Path | None = None, depth: int = 0) -> dict[str, Any]:
+def trace(uri: str, local: Path, depth: int = 0) -> dict[str, Any]:
     """What one network was made of, as far as the files around it tell.
 
     Args:
         uri: of its file.
-        local: a copy of it; needed where `uri` is remote.
+        local: the file, or a copy of it.
         depth: how many networks started from this one.
 
     Returns:
@@ -89,7 +91,6 @@ def trace(uri: str, local: Path | None = None, depth: int = 0) -> dict[str, Any]
     Raises:
         UserError: when a file beside it is broken.
     """
-    local = local or local_path(uri)
     digest = sha256(local)
     told: dict[str, Any] = {"network": uri, "sha256": digest, "description": networks.describe(local)}
     folder = uri.rpartition("/")[0]
@@ -145,10 +146,9 @@ def _ensemble(folder: Path) -> dict[str, Any]:
     members = []
     for i, name in enumerate(description["members"]):
         file, source = folder / name, sources[i] if i < len(sources) else {}
-        digest, origin = sha256(file), source.get("network")
-        same = origin is not None and exists(origin) and is_local(origin) and sha256(local_path(origin)) == digest
+        origin = source.get("network")
         # Without the network it was copied from a member is known by its content alone.
-        told = trace(origin if same else absolute(file), None if same else file)
+        told = trace(origin if _holds(origin, sha256(file)) else absolute(file), file)
         members.append({**told, **{key: source[key] for key in ("name", "count") if key in source}})
     kind = "ensemble" if len(members) > 1 else "network"
     uri = absolute(folder)
@@ -176,9 +176,9 @@ def _run(folder: str, depth: int) -> dict[str, Any]:
     if initial:
         digest = (plan.get("file_digests") or {}).get("initial")
         run["initial"] = {"network": initial, "sha256": digest}
-        there = depth < _LONGEST_CHAIN and is_local(initial) and exists(initial)
-        if there and sha256(local_path(initial)) == digest:
-            run["initial"] = trace(initial, depth=depth + 1)
+        if depth < _LONGEST_CHAIN and _holds(initial, digest):
+            with local_copy(initial) as file:
+                run["initial"] = trace(initial, file, depth + 1)
     above = folder.rpartition("/")[0]
     return {"run": run, **(_sweep(above) if exists(join(above, _SWEEP)) else {})}
 
@@ -191,10 +191,17 @@ def _sweep(folder: str) -> dict[str, Any]:
 def _trial_of(folder: str, digest: str) -> dict[str, Any] | None:
     """The trial whose network a sweep's folder holds a copy of."""
     for trial in _trials(folder) if exists(join(folder, _TRIALS)) else ():
-        network = trial.get("network")
-        if network and is_local(network) and exists(network) and sha256(local_path(network)) == digest:
+        if _holds(trial.get("network"), digest):
             return trial
     return None
+
+
+def _holds(file: str | None, digest: str | None) -> bool:
+    """Whether there is a file of that content; one that cannot be reached tells nothing."""
+    try:
+        return bool(file) and exists(file) and sha256(file) == digest
+    except (UserError, OSError):
+        return False
 
 
 def _made_by(trial: dict[str, Any], depth: int) -> dict[str, Any]:

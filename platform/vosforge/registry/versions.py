@@ -24,7 +24,7 @@ from vosforge.registry import packing
 from vosforge.registry.champions import CHALLENGER, CHAMPION, champion_of, crown, note
 from vosforge.registry.evaluations import Evaluation, chosen, keep, kept
 from vosforge.registry.promotion import Decision, decide
-from vosforge.storage import local_path
+from vosforge.storage import local_copy
 from vosforge.tracking import connect, experiment, first_line
 from vosforge.tracking.stores import redacted
 
@@ -139,15 +139,16 @@ def load_model(uri: str, store: str | None = None) -> Model:
     """A model from a file, a folder, or MLflow.
 
     Args:
-        uri: a `.safetensors` file, a folder of `save_model`, or `models:/name@alias`, `models:/name/version`,
-            `runs:/...`.
+        uri: a `.safetensors` file or a folder of `save_model`, here or on `s3://`, or `models:/name@alias`,
+            `models:/name/version`, `runs:/...`.
         store: tracking URI for MLflow's.
 
     Raises:
         UserError: when there is no such model.
     """
     if not uri.startswith(("models:/", "runs:/")):
-        return Model.load(local_path(uri))
+        with local_copy(uri) as path:
+            return Model.load(path)
     if store:
         connect(store)
         mlflow.set_tracking_uri(store)
@@ -190,7 +191,8 @@ def digest_of(uri: str, store: str) -> str | None:
     if uri.startswith("runs:/"):
         return None
     if not uri.startswith("models:/"):
-        return model_digest(local_path(uri))
+        with local_copy(uri) as path:
+            return model_digest(path)
     name, _, version = (uri if "@" not in uri else version_uri(uri, store)).removeprefix("models:/").partition("/")
     try:
         return connect(store).get_model_version(name, version).tags.get(_DIGEST_TAG)

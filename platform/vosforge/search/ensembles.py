@@ -245,7 +245,7 @@ class Building:
         return {
             "way": row.way,
             "members": [{"name": self.candidates[c].name, "count": count, "seconds_per_frame": self.seconds[c],
-                         "network": str(self.candidates[c].network)} for c, count in members],
+                         "network": self.candidates[c].source} for c, count in members],
             "selection": {"JF_mean": row.chosen_by, "gain": row.gain_there._asdict()},
             "report": {"JF_mean": row.reported, "gain": row.gain._asdict() if row.gain else None},
             "frames_per_second": row.frames_per_second,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from vosforge import networks
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.search.space import DEFAULT_EVERY, MEMORY_EVERY
-from vosforge.storage import sha256
+from vosforge.storage import absolute, download_file, exists, join, read_bytes, sha256
 from vosforge.training.plan import PLAN_FILE
 
 RESULTS_FILE, SWEEP_FILE = "trials.json", "sweep.json"
@@ -24,7 +25,8 @@ class Candidate:
 
     Attributes:
         name: of its trial or run.
-        network: its file.
+        network: its file, here.
+        source: URI that it has, or was copied from.
         memory_every: every how many frames one stays in its memory.
         parts: what it is made of, network and size included.
         digest: of the file's content.
@@ -32,6 +34,7 @@ class Candidate:
 
     name: str
     network: Path
+    source: str
     memory_every: int
     parts: dict[str, Any]
     digest: str
@@ -59,8 +62,12 @@ class Sources:
     trained_on: frozenset[str]
 
 
-def gather(sources: list[str]) -> Sources:
-    """Read the candidates of sweeps' folders, runs' folders and network files.
+def gather(sources: list[str], copies: Path) -> Sources:
+    """Read the candidates of sweeps' folders, runs' folders and network files, local or `s3://`.
+
+    Args:
+        sources: their URIs.
+        copies: folder for networks that are not here.
 
     Raises:
         UserError: for a source that is none of them, a sweep without a trial that succeeded, sweeps that were scored
@@ -68,18 +75,19 @@ def gather(sources: list[str]) -> Sources:
     """
     found: dict[str, Candidate] = {}
     sweeps, trained_on = [], set()
-    for source in map(Path, sources):
-        if (source / SWEEP_FILE).is_file():
-            sweeps.append((source, json.loads((source / SWEEP_FILE).read_text())))
-            members = _of_sweep(source)
+    for source in map(absolute, sources):
+        if exists(join(source, SWEEP_FILE)):
+            sweeps.append((source, _json(join(source, SWEEP_FILE))))
+            members = _of_sweep(source, copies)
             trained_on |= set(sweeps[-1][1]["data_digests"])
         else:
-            path = source / NETWORK_FILE if source.is_dir() else source
-            if not path.is_file():
+            uri = source if source.endswith(".safetensors") else join(source, NETWORK_FILE)
+            if not exists(uri):
                 raise UserError(f"{source}: expected a finished sweep's folder, a run's folder or a network file")
             # Of a checkpoint, the folder of its run is one up.
-            run = path.parent.parent if path.parent.name.startswith("step_") else path.parent
-            members = [_of_run(path, run)]
+            folder = uri.rpartition("/")[0]
+            run = folder.rpartition("/")[0] if folder.rpartition("/")[2].startswith("step_") else folder
+            members = [_of_run(uri, run, copies)]
             trained_on |= _data_of_run(run)
         for member in members:
             found.setdefault(f"{member.digest} {member.memory_every}", member)
@@ -91,43 +99,50 @@ def gather(sources: list[str]) -> Sources:
     return Sources(list(found.values()), validation, scored["protocol"], scored["short_side"], frozenset(trained_on))
 
 
-def _of_sweep(folder: Path) -> list[Candidate]:
-    path = folder / RESULTS_FILE
-    if not path.is_file():
+def _of_sweep(folder: str, copies: Path) -> list[Candidate]:
+    results = join(folder, RESULTS_FILE)
+    if not exists(results):
         raise UserError(
             f"{folder}: no finished sweep, {RESULTS_FILE} is missing; run its program of tuning/ to its end"
         )
-    trials = [trial for trial in json.loads(path.read_text()) if trial["state"] != "failed"]
+    trials = [trial for trial in _json(results) if trial["state"] != "failed"]
     if not trials:
         raise UserError(f"{folder}: no trial succeeded")
-    return [
-        _candidate(trial["trial"], Path(trial["network"]), trial["config"].get(MEMORY_EVERY, DEFAULT_EVERY))
-        for trial in trials
-    ]
+    return [_of_trial(trial, trial["network"], copies) for trial in trials]
 
 
-def _of_run(path: Path, run: Path) -> Candidate:
+def _of_trial(trial: dict[str, Any], uri: str, copies: Path) -> Candidate:
+    return _candidate(trial["trial"], uri, trial["config"].get(MEMORY_EVERY, DEFAULT_EVERY), copies)
+
+
+def _of_run(uri: str, run: str, copies: Path) -> Candidate:
     """A network by itself; where its run is a trial of a sweep that has ended, with what the trial was."""
-    results = run.parent / RESULTS_FILE
-    for trial in json.loads(results.read_text()) if results.is_file() else []:
-        if trial["network"] and Path(trial["network"]).resolve() == path.resolve():
-            return _candidate(trial["trial"], path, trial["config"].get(MEMORY_EVERY, DEFAULT_EVERY))
-    return _candidate(run.name if path.name == NETWORK_FILE else path.stem, path, DEFAULT_EVERY)
+    results = join(run.rpartition("/")[0], RESULTS_FILE)
+    for trial in _json(results) if exists(results) else []:
+        if trial["network"] and absolute(trial["network"]) == uri:
+            return _of_trial(trial, uri, copies)
+    name = run if uri.endswith(f"/{NETWORK_FILE}") else uri.removesuffix(".safetensors")
+    return _candidate(name.rpartition("/")[2], uri, DEFAULT_EVERY, copies)
 
 
-def _data_of_run(folder: Path) -> set[str]:
+def _data_of_run(folder: str) -> set[str]:
     """Digests of the shards that a run trained on; none where the folder is no run's."""
-    path = folder / PLAN_FILE
-    return set(json.loads(path.read_text())["data_digests"]) if path.is_file() else set()
+    path = join(folder, PLAN_FILE)
+    return set(_json(path)["data_digests"]) if exists(path) else set()
 
 
-def _candidate(name: str, path: Path, memory_every: int) -> Candidate:
+def _json(uri: str) -> Any:
+    return json.loads(read_bytes(uri))
+
+
+def _candidate(name: str, uri: str, memory_every: int, copies: Path) -> Candidate:
+    path = download_file(uri, copies / f"{hashlib.sha256(uri.encode()).hexdigest()[:16]}.safetensors")
     description = networks.describe(path)
     parts = {**description["parts"], "network": description["name"], "size": description["size"]}
-    return Candidate(name, path, memory_every, parts, sha256(path))
+    return Candidate(name, path, uri, memory_every, parts, sha256(path))
 
 
-def _check_validation(sweeps: list[tuple[Path, dict[str, Any]]]) -> None:
+def _check_validation(sweeps: list[tuple[str, dict[str, Any]]]) -> None:
     """Refuse sweeps whose trials were chosen by other videos than those that are there."""
     for folder, sweep in sweeps:
         uri, digest = sweep["validation"]["uri"], sweep["validation"]["digest"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
 import matplotlib
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from vosforge.storage import write_aside
+from vosforge.storage import join, write_bytes
 
 IMPORTANCE, PARALLEL = "importance.png", "parallel-coordinates.png"
 # Of fewer trials no importance can be told.
@@ -21,26 +21,26 @@ ABSENT = "without effect"
 _SEED = 0
 
 
-def draw_sweep(trials: list[dict[str, Any]], metric: str, folder: Path) -> list[Path]:
+def draw_sweep(trials: list[dict[str, Any]], metric: str, folder: str) -> list[str]:
     """Write the pictures of a sweep.
 
     Args:
         trials: as `run_sweep` returns them.
         metric: by which they are compared.
-        folder: for the PNG files.
+        folder: path or `s3://` URI for the PNG files.
 
     Returns:
-        The files; importance is left out where fewer than three trials have a score, or no choice varies.
+        URIs of the files; importance is left out where fewer than three trials have a score, or no choice varies.
     """
     scored, at = comparable([trial for trial in trials if trial[metric] is not None], metric)
     columns = varied(scored)
     if not columns:
         return []
     label = metric if at is None else f"{metric} at step {at}"
-    drawn = [_write(_parallel(columns, [trial[metric] for trial in scored], label), folder / PARALLEL)]
+    drawn = [_write(_parallel(columns, [trial[metric] for trial in scored], label), join(folder, PARALLEL))]
     shares = importance(scored, metric)
     if shares:
-        drawn.append(_write(_bars(shares, len(scored), label), folder / IMPORTANCE))
+        drawn.append(_write(_bars(shares, len(scored), label), join(folder, IMPORTANCE)))
     return drawn
 
 
@@ -160,7 +160,8 @@ def _ticks(values: list[Any]) -> list[tuple[float, str]]:
     return [(height, _text(value)) for height, value in shown.items()]
 
 
-def _write(figure: Figure, path: Path) -> Path:
-    with write_aside(path) as aside:
-        figure.savefig(aside, format="png", dpi=110)
-    return path
+def _write(figure: Figure, uri: str) -> str:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    write_bytes(uri, png.getvalue())
+    return uri

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from vosforge import cluster, console
@@ -12,7 +11,7 @@ from vosforge.search.examining import METRIC
 from vosforge.search.plots import draw_sweep
 from vosforge.search.sweeps import AllFailed, run_sweep
 from vosforge.search.trials import Resources, Sweep
-from vosforge.storage import check_writable, join, local_path
+from vosforge.storage import check_writable, join
 from vosforge.tracking import default_store
 from vosforge.tracking.sweeps import SweepRun
 from vosforge.training import curricula
@@ -40,12 +39,12 @@ class SweepOptions:
     """nano, small or paper."""
     steps: int | None = None
     """Optimiser steps of every stage; each stage's own when left out."""
-    initial: Path | None = None
-    """Network file that all trials start from."""
+    initial: str | None = None
+    """Network file, or s3:// URI of one, that all trials start from."""
     name: str | None = None
     """Of the sweep; NETWORK-sweep when left out. The same command again finishes one that was stopped."""
     storage: str = "runs"
-    """Folder of runs, which all nodes of a cluster see."""
+    """Folder of runs, which all nodes of a cluster see, or s3:// URI."""
     scheduler: Literal["asha", "pbt", "none"] = "asha"
     """asha stops poor trials at rungs; pbt starts them again from better ones with changed settings."""
     search: Literal["optuna", "random", "grid"] | None = None
@@ -102,7 +101,7 @@ def search(network: str, space: dict[str, Any], options: SweepOptions) -> str:
     settings = {**asdict(options), "network": network, "space": sorted(space)}
     with (
         console.Progress(total, sweep.name, "steps") as bar,
-        SweepRun(sweep.name, storage, default_store(local_path(storage)), settings, sweep.plan.total_steps) as tracked,
+        SweepRun(sweep.name, storage, default_store(storage), settings, sweep.plan.total_steps) as tracked,
     ):
         news = _News(bar, sweep)
 
@@ -118,7 +117,7 @@ def search(network: str, space: dict[str, Any], options: SweepOptions) -> str:
         except AllFailed as error:
             tracked.finish(error.trials, sweep.metric, [])
             raise
-        pictures = draw_sweep(found, sweep.metric, local_path(join(storage, sweep.name)))
+        pictures = draw_sweep(found, sweep.metric, join(storage, sweep.name))
         tracked.finish(found, sweep.metric, pictures)
     return report(found, list(space), sweep, news.refused, pictures)
 
@@ -135,7 +134,7 @@ def make_sweep(network: str, options: SweepOptions, storage: str) -> Sweep:
         stages=[replace(stage, repeats=()) for stage in stages],
         data=options.data,
         seed=options.seed,
-        initial=str(options.initial) if options.initial else None,
+        initial=options.initial,
     )
     return Sweep(
         name,
@@ -179,7 +178,7 @@ def report(
     keys: list[str],
     sweep: Sweep,
     refused: list[tuple[dict[str, Any], str]],
-    pictures: list[Path],
+    pictures: list[str],
 ) -> str:
     """A sweep in words: a table of its trials, best first, and what was refused, saved and drawn."""
     rows = [{**trial["config"], **trial, "network": trial["network"] or trial["error"]} for trial in found]

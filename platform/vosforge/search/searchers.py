@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUnifo
 
 from vosforge.errors import UserError
 from vosforge.search.space import CHOICES, check_network, identity, settle, vary
+from vosforge.storage import exists, read_bytes, write_bytes
 from vosforge.training.plan import TrainingPlan
 
 # Points of a range in a grid, and configurations looked at for each trial before the space counts as used up.
@@ -32,16 +31,17 @@ class Sieve:
 
     Args:
         plan: that configurations vary.
-        notes: file to which those that are refused are added, for a sweep that is restored; None keeps none.
+        notes: URI of a file of those that are refused, for a sweep that is restored; None keeps none.
 
     Attributes:
         refused: configurations that were not let through, with the reason.
     """
 
-    def __init__(self, plan: TrainingPlan, notes: Path | None = None):
+    def __init__(self, plan: TrainingPlan, notes: str | None = None):
         self.plan, self.notes = plan, notes
         self.refused: list[tuple[dict[str, Any], str]] = []
         self._seen: set[str] = set()
+        self._noted = dict.fromkeys(map(_line, noted(notes) if notes else ()))
 
     def sift(self, config: dict[str, Any]) -> dict[str, Any] | None:
         """The configuration as a trial should have it; None for one that is refused."""
@@ -54,21 +54,21 @@ class Sieve:
             check_network(vary(self.plan, settled, self.plan.name))
         except UserError as error:
             self.refused.append((config, str(error)))
-            if self.notes is not None:
-                with self.notes.open("a") as file:
-                    file.write(json.dumps([config, str(error)]) + "\n")
+            line = _line((config, str(error)))
+            if self.notes is not None and line not in self._noted:
+                self._noted[line] = None
+                write_bytes(self.notes, "".join(self._noted).encode())
             return None
         return settled
 
 
-def noted(notes: Path) -> list[tuple[dict[str, Any], str]]:
+def _line(refused: tuple[dict[str, Any], str]) -> str:
+    return f"{json.dumps(refused)}\n"
+
+
+def noted(notes: str) -> list[tuple[dict[str, Any], str]]:
     """What sieves wrote into a file, each once: a sweep that is restored lists its configurations again."""
-    found = []
-    for line in dict.fromkeys(notes.read_text().splitlines()) if notes.is_file() else {}:
-        # A sweep that was killed may have left half a line.
-        with contextlib.suppress(ValueError):
-            found.append(tuple(json.loads(line)))
-    return found
+    return [tuple(json.loads(line)) for line in read_bytes(notes).splitlines()] if exists(notes) else []
 
 
 class SiftedOptuna(OptunaSearch):

@@ -44,15 +44,12 @@ from vosforge.storage import (
     delete,
     delete_folder,
     exists,
-    is_local,
     join,
     list_names,
-    local_path,
     read_bytes,
-    upload_file,
     write_bytes,
 )
-from vosforge.training.on_ray import check_cluster
+from vosforge.training.on_ray import check_cluster, ray_storage
 from vosforge.training.ray_hooks import Listener, news_queue
 
 SCHEDULERS = ("asha", "pbt", "none")
@@ -113,7 +110,7 @@ def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] =
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", _SECONDS_BETWEEN_STATES)
-    notes = local_path(join(sweep.folder, _REFUSED_FILE))
+    notes = join(sweep.folder, _REFUSED_FILE)
     sieve = Sieve(sweep.plan, notes)
     queue = news_queue()
     with Listener(queue, on_progress):
@@ -135,7 +132,7 @@ def run_sweep(sweep: Sweep, space: Space, on_progress: Callable[[Found], None] =
         raise KeyboardInterrupt
     if all(trial["state"] == "failed" for trial in found):
         raise AllFailed(sweep.name, found)
-    upload_file(found[0]["network"], join(sweep.folder, NETWORK_FILE))
+    write_bytes(join(sweep.folder, NETWORK_FILE), read_bytes(found[0]["network"]))
     write_bytes(results, json.dumps(found, indent=1).encode())
     return found
 
@@ -171,8 +168,6 @@ def _resolved(sweep: Sweep, space: Space) -> Sweep:
             f"sweep {sweep.name}: expected at least 1 trial, concurrency and rung and a reduction of at least 2, found "
             f"{sweep.trials}, {sweep.concurrency}, {sweep.rungs} and {sweep.reduction}"
         )
-    if not is_local(sweep.storage):
-        raise UserError(f"sweep {sweep.name}: --storage must be a folder that all nodes see, found {sweep.storage}")
     check_protocol(sweep.protocol)
     if sweep.resources.workers > 1 and 0 < sweep.resources.gpus < 1:
         raise UserError(
@@ -213,7 +208,8 @@ def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune
     population = sweep.scheduler == "pbt"
     needs = {"cpu": 0, HEAD_NODE_RESOURCE_NAME: _HEAD_SHARE / sweep.concurrency if population else 0.001}
     trainable = tune.with_resources(tune.with_parameters(run_trial, sweep=sweep, queue=queue), needs)
-    path = join(sweep.folder, "tune")
+    folder, files = ray_storage(sweep.folder)
+    path = join(folder, "tune")
     searcher, configs = None, []
     if sweep.search == "optuna" and any(isinstance(domain, Domain) for domain in space.values()):
         searcher = SiftedOptuna(sieve, space, sweep.metric, sweep.seed)
@@ -221,8 +217,9 @@ def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune
         configs = listed(sieve, space, sweep.search, sweep.trials, sweep.seed)
         if not configs:
             raise UserError(f"sweep {sweep.name}: no configuration of the space can run; {sieve.refused[0][1]}")
-    if tune.Tuner.can_restore(path):
-        return tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True), len(configs)
+    if tune.Tuner.can_restore(path, storage_filesystem=files):
+        restored = tune.Tuner.restore(path, trainable=trainable, resume_unfinished=True, storage_filesystem=files)
+        return restored, len(configs)
     tuner = tune.Tuner(
         trainable,
         param_space={} if searcher else {CHOICES: tune.grid_search(configs)},
@@ -235,7 +232,7 @@ def _tuner(sweep: Sweep, space: Space, queue: Queue, sieve: Sieve) -> tuple[tune
             trial_dirname_creator=_folder_name,
             scheduler=_scheduler(sweep, space, configs),
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=sweep.folder, verbose=0),
+        run_config=tune.RunConfig(name="tune", storage_path=folder, storage_filesystem=files, verbose=0),
     )
     return tuner, len(configs)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 import threading
 import time
@@ -26,7 +25,7 @@ from vosforge.networks import MemoryNetwork
 from vosforge.search.examining import METRIC, METRICS, RUNGS, Examination, check_scores, note_scores, rungs_of
 from vosforge.search.space import CHOICES, DEFAULT_EVERY, MEMORY_EVERY, vary
 from vosforge.search.warm_starts import WarmStart, warm_start
-from vosforge.storage import absolute, join, local_path
+from vosforge.storage import absolute, delete_folder, exists, join
 from vosforge.training.checkpoints import adopt, latest_whole
 from vosforge.training.loop import Examine
 from vosforge.training.on_ray import fit
@@ -64,7 +63,7 @@ class Sweep:
         name: of the sweep; with the storage it identifies it.
         plan: the training plan that trials vary.
         validation: URI of the shards of which half scores trials; no trial trains on them.
-        storage: local folder of runs, which all nodes see.
+        storage: `s3://` URI of runs, or a folder that all nodes see.
         trials: how many.
         concurrency: most trials at a time.
         resources: of each.
@@ -165,7 +164,7 @@ def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
     _report_rungs(training, run, reported, plan.total_steps, report)
     network = training.result()
     if adopted is not None and sweep.scheduler != "pbt":
-        shutil.rmtree(adopted, ignore_errors=True)
+        delete_folder(adopted)
     last = rungs_of(join(run, RUNGS))[-1]
     report(last, _checkpoint(run, last["step"]), network=absolute(network))
 
@@ -314,6 +313,6 @@ def network_of(run: str, step: int) -> str | None:
     A trial trains on for a moment after the rung at which it is stopped.
     """
     for folder in (run, _checkpoint(run, step), latest_whole(run)):
-        if folder is not None and (found := local_path(join(folder, "network.safetensors"))).is_file():
-            return str(found)
+        if folder is not None and exists(found := join(folder, "network.safetensors")):
+            return found
     return None

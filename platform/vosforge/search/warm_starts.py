@@ -8,12 +8,11 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from vosforge.errors import UserError
 from vosforge.search.space import first_stage
-from vosforge.storage import exists, join, local_path, read_bytes, write_bytes
+from vosforge.storage import exists, is_local, join, local_path, read_bytes, write_bytes
 from vosforge.training.checkpoints import latest_whole
 from vosforge.training.plan import TrainingPlan
 
@@ -72,7 +71,7 @@ def warm_start(plan: TrainingPlan, stages: int, storage: str, train: Callable[[T
     Args:
         plan: of the trial.
         stages: how many of them are shared.
-        storage: local folder of runs; sweeps in it share their warm starts.
+        storage: folder or `s3://` URI of runs; sweeps in it share their warm starts.
         train: trains a plan in a folder of runs to its end.
 
     Raises:
@@ -80,7 +79,7 @@ def warm_start(plan: TrainingPlan, stages: int, storage: str, train: Callable[[T
     """
     part, folder = leading(plan, stages), join(storage, FOLDER)
     run = join(folder, part.name)
-    with _alone(local_path(folder) / f"{part.name}.lock"):
+    with _alone(join(folder, f"{part.name}.lock")):
         reused = exists(join(run, _COST_FILE))
         if not reused:
             started = time.monotonic()
@@ -95,8 +94,15 @@ def warm_start(plan: TrainingPlan, stages: int, storage: str, train: Callable[[T
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock that the system frees when this process ends."""
+def _alone(uri: str) -> Iterator[None]:
+    """Hold a lock that is free again when this process has ended: on S3 a minute later, else at once."""
+    if not is_local(uri):
+        from vosforge import s3
+
+        with s3.lease(uri):
+            yield
+        return
+    path = local_path(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -23,8 +23,9 @@ _SECRETS = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[?&])((?:[\w-]*(?:password|secr
 
 
 def default_store(folder: str | Path = "runs") -> str:
-    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}"
+    """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the folder; for `s3://`, in runs/."""
+    local = Path(folder if is_local(folder) else "runs").resolve()
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local / 'mlflow.db'}"
 
 
 def connect(store: str) -> MlflowClient:

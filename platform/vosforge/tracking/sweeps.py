@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -47,8 +46,8 @@ class SweepRun:
         elif "loss" in news and news["step"] % self._every == 0:
             entry.metrics(news["step"], {"loss": news["loss"], "J": news["J"]}, once=True)
 
-    def finish(self, trials: list[dict[str, Any]], metric: str, pictures: list[Path]) -> None:
-        """Hear how all trials ended, best first, and of pictures of the sweep."""
+    def finish(self, trials: list[dict[str, Any]], metric: str, pictures: list[str]) -> None:
+        """Hear how all trials ended, best first, and of URIs of pictures of the sweep."""
         for trial in trials:
             entry = self._run.child(trial["trial"])
             entry.params(trial["config"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import MemoryNetwork
-from vosforge.storage import join, list_names, list_sizes, read_bytes, write_aside
+from vosforge.storage import download_file, exists, join, list_names, list_sizes, read_bytes, upload_file, write_bytes
 
 NETWORK_FILE = "network.safetensors"
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -69,26 +69,27 @@ def space_needed(network: MemoryNetwork) -> int:
     return 3 * 4 * weights
 
 
-def adopt(checkpoint: str | Path, run: str | Path, digest: str) -> Path:
+def adopt(checkpoint: str, run: str, digest: str) -> str:
     """Give a run a checkpoint of another plan to go on from, whose stages up to there are as its own.
 
     Args:
-        checkpoint: folder that `save_checkpoint` filled, named by its step.
-        run: the run's folder; no checkpoint of its own is there yet.
+        checkpoint: URI of a folder that `save_checkpoint` filled, named by its step.
+        run: URI of the run's folder; no checkpoint of its own is there yet.
         digest: of the run's plan.
 
     Returns:
-        The copy.
+        URI of the copy.
 
     Raises:
         Damaged: when the checkpoint's position is missing or cannot be read.
     """
-    checkpoint = Path(checkpoint)
     position = _read_position(checkpoint)
-    target = Path(run) / checkpoint.name
-    with write_aside(target) as aside:
-        shutil.copytree(checkpoint, aside)
-        (aside / _POSITION_FILE).write_text(json.dumps({**position, "plan": digest}))
+    target = join(run, checkpoint.rpartition("/")[2])
+    with tempfile.TemporaryDirectory() as folder:
+        for name in position["bytes"]:
+            upload_file(download_file(join(checkpoint, name), Path(folder) / name), join(target, name))
+    # Without its position a checkpoint counts for nothing.
+    write_bytes(join(target, _POSITION_FILE), json.dumps({**position, "plan": digest}).encode())
     return target
 
 
@@ -131,19 +132,19 @@ def load_checkpoint(folder: Path, network: MemoryNetwork, digest: str) -> tuple[
     return Position(found["stage"], found["step"]), state
 
 
-def _read_position(folder: Path) -> dict[str, Any]:
-    path = folder / _POSITION_FILE
-    if not path.is_file():
+def _read_position(folder: str | Path) -> dict[str, Any]:
+    path = join(folder, _POSITION_FILE)
+    if not exists(path):
         raise Damaged(f"{folder}: no checkpoint, {_POSITION_FILE} is missing")
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_bytes(path))
         return {key: found[key] for key in ("stage", "step", "plan", "bytes")}
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(_damage(path, f"expected a position, found {type(error).__name__}")) from error
 
 
-def _damage(path: Path, told: str) -> str:
+def _damage(path: str | Path, told: str) -> str:
     return (
-        f"{path}: the checkpoint is damaged ({told}); delete {path.parent} to go on from an earlier one, "
-        f"or from the start where there is none"
+        f"{path}: the checkpoint is damaged ({told}); delete {str(path).rpartition('/')[0]} to go on from an earlier "
+        "one, or from the start where there is none"
     )

@@ -24,6 +24,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+from vosforge import s3
 from vosforge.clip import Clip
 from vosforge.data.streams import run_workers
 from vosforge.errors import UserError
@@ -190,13 +191,17 @@ def _drop_torn_snapshot(run: str) -> str | None:
     return latest_whole(run)
 
 
+def ray_storage(uri: str) -> tuple[str, s3.PatientFileSystem | None]:
+    """A folder as Ray takes it for its `storage_path` and `storage_filesystem`; the latter is None for a local one."""
+    path = absolute(uri)
+    if not path.startswith("s3://"):
+        return path, None
+    return "/".join(s3.split(path)).rstrip("/"), s3.patient_file_system()
+
+
 def _run_config(name: str, storage: str, keep: int | None) -> RunConfig:
     """Where a run is kept: a restart is tried three times, after announced losses any number; checkpoints stay."""
-    path, files = absolute(storage), None
-    if path.startswith("s3://"):
-        from vosforge import s3
-
-        path, files = "/".join(s3.split(path)).rstrip("/"), s3.patient_file_system()
+    path, files = ray_storage(storage)
     return RunConfig(
         name=name,
         storage_path=path,
