@@ -25,7 +25,7 @@ import tyro
 from vosforge.errors import UserError
 from vosforge.registry import Candidacy, Evaluation, digest_of, promote, read_report, register, roll_back, version_uri
 from vosforge.registry.lineage import find
-from vosforge.storage import check_writable
+from vosforge.storage import check_writable, exists, local_copy
 from vosforge.tracking import default_store
 
 REGISTERED = "models:/"
@@ -42,9 +42,9 @@ class Options:
     """Of the registered model. A new version of it is @challenger."""
     alias: str | None = None
     """Moved to the version. champion is moved only if J&F on --set is shown to be no worse than the champion's."""
-    report: Path | None = None
-    """JSON of jobs/evaluate.py, kept with the version; its scores become metrics, and are what champions are compared
-    by."""
+    report: str | None = None
+    """JSON of jobs/evaluate.py, or its s3:// URI, kept with the version; its scores become metrics, and are what
+    champions are compared by."""
     method: str | None = None
     """The model's name in that report; by default the one that the report says is this model."""
     set: str | None = None
@@ -94,18 +94,18 @@ def check(options: Options) -> None:
         raise UserError("--set and --force say how champion is moved; add --alias champion")
     if options.force is not None and not options.force.strip():
         raise UserError("--force: expected a reason, found none")
-    if options.report is not None and not options.report.is_file():
+    if options.report is not None and not exists(options.report):
         raise UserError(f"{options.report}: no such report; write one with jobs/evaluate.py --json")
 
 
 def add(options: Options, store: str) -> None:
     """Register a new version."""
     check_writable(options.store_folder)
-    with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vosforge-") as folder, local_copy(options.report or folder) as report:
         source = find(options.model, store, Path(folder))
         evaluations = evaluated(options, source.digest)
         candidacy = Candidacy(evaluations, options.set, options.force)
-        files = [options.report] if options.report else []
+        files = [report] if options.report else []
         uri = register(
             source.model, options.name, store, options.store_folder, options.alias, files=files,
             candidacy=candidacy, lineage=source.lineage,

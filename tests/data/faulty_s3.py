@@ -16,9 +16,9 @@ Fault = Callable[[int, str, str], str | float | None]
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
+def s3_server(ip: str = "127.0.0.1") -> Iterator[str]:
     """The address of a server that stores in memory, and forgets at its end: moto's buckets are the process's."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=ip, port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     try:
@@ -31,7 +31,7 @@ def s3_server() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def faulty(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
+def faulty(endpoint: str, fault: Fault, ip: str = "127.0.0.1") -> Iterator[tuple[str, list[str]]]:
     """An address that passes requests on to `endpoint`, but for those that `fault` spoils; and what was spoilt."""
     spoilt: list[str] = []
     lock = threading.Lock()
@@ -87,11 +87,11 @@ def faulty(endpoint: str, fault: Fault) -> Iterator[tuple[str, list[str]]]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    server = ThreadingHTTPServer((ip, 0), Proxy)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", spoilt
+        yield f"http://{ip}:{server.server_address[1]}", spoilt
     finally:
         server.shutdown()
         server.server_close()
