@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from vosforge import storage
+from vosforge import s3, storage
 from vosforge.clip import Clip
 from vosforge.errors import UserError
 
@@ -146,3 +148,41 @@ def test_too_little_space_is_refused_with_both_numbers(tmp_path):
     storage.check_space(tmp_path / "not" / "there", 1)
     with pytest.raises(UserError, match=r"1000000000\.0 GB of disk needed, .* GB free"):
         storage.check_space(tmp_path / "not" / "there", 10**18)
+
+
+def test_a_lease_is_held_by_one_at_a_time(bucket):
+    held: list[str] = []
+
+    def work(name: str) -> None:
+        with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+            held.append(name)
+            time.sleep(0.7)
+            held.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert "".join(held) in ("aabb", "bbaa")
+    assert not storage.exists(f"{bucket}/turn.lock")
+
+
+def test_a_lease_that_nobody_renews_is_taken_over(bucket):
+    storage.write_bytes(f"{bucket}/turn.lock", b"of a process that died")
+    began = time.monotonic()
+    with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+        assert time.monotonic() - began > 0.6
+    assert not storage.exists(f"{bucket}/turn.lock")
+
+
+def test_local_copies_of_files_and_folders_on_s3_last_for_a_block(bucket, tmp_path):
+    storage.write_bytes(f"{bucket}/model/a", b"1")
+    storage.write_bytes(f"{bucket}/model/b", b"22")
+    with storage.local_copy(f"{bucket}/model") as folder, storage.local_copy(f"{bucket}/model/b") as file:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a": b"1", "b": b"22"}
+        assert (file.name, file.read_bytes()) == ("b", b"22")
+    assert not folder.exists()
+    assert not file.exists()
+    with storage.local_copy(tmp_path) as folder:
+        assert folder == tmp_path

@@ -20,8 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from vosforge.errors import UserError
 
 _ATTEMPTS = 4
-# With pauses that double up to 20 s, about half a minute of refusals; a run loses more than that where it gives up.
-_PATIENT_ATTEMPTS = 7
+# With pauses that double from 0.025 s, about half a minute of refusals; a run loses more than that where it gives up.
+_PATIENT_ATTEMPTS = 10
 # Temporary credentials are asked for again after a while.
 _SECONDS = 600
 _LEASE_SECONDS = 20.0
@@ -65,7 +65,7 @@ def _file_system(period: int, variables: tuple[tuple[str, str], ...]) -> pyarrow
         anonymous=False,
         region=session.region_name,
         endpoint_override=_endpoint(),
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        retry_strategy=_retries(_ATTEMPTS),
         connect_timeout=10,
         request_timeout=60,
     )
@@ -93,12 +93,17 @@ def patient_file_system(region: str | None = None, endpoint: str | None = None) 
     made = PatientFileSystem(
         region=region or boto3.Session().region_name,
         endpoint_override=endpoint,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_PATIENT_ATTEMPTS),
+        retry_strategy=_retries(_PATIENT_ATTEMPTS),
         connect_timeout=10,
         request_timeout=60,
     )
     made.endpoint = endpoint
     return made
+
+
+def _retries(attempts: int) -> pyarrow.fs.S3RetryStrategy:
+    """pyarrow never refills the budget of the SDK's "standard" strategy: after a hundred retries it tries no more."""
+    return pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=attempts)
 
 
 def _endpoint() -> str | None:

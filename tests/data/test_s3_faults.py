@@ -65,6 +65,17 @@ def test_shards_are_written_and_read_where_every_third_request_fails(server, end
     assert len(spoilt) > 3
 
 
+@pytest.mark.parametrize("open_store", [s3.file_system, s3.patient_file_system])
+def test_patience_does_not_wear_out_in_a_long_run(server, endpoint, open_store):
+    endpoint()
+    with faulty(server, lambda number, method, path: "500" if number % 2 else None) as (address, spoilt):
+        endpoint(address)
+        files = open_store()
+        for i in range(120):
+            assert not files.get_file_info(f"films/{i}").is_file
+    assert len(spoilt) > 200
+
+
 def test_slow_answers_are_waited_for(server, endpoint, build_shards):
     with faulty(server, lambda number, method, path: 0.5 if number % 4 == 0 else None) as (address, spoilt):
         endpoint(address)
