@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.networks import preset
 from vosforge.networks.parts import Parts, choose, effective
-from vosforge.storage import canonical, is_local, local_path
+from vosforge.storage import canonical, download_file
 from vosforge.training.plan import TrainingPlan
 from vosforge.training.stages import Stage
 
@@ -178,14 +181,21 @@ def _is_idle(plan: TrainingPlan, key: str, parts: Parts) -> bool:
 
 
 def check_network(plan: TrainingPlan) -> None:
-    """Build a plan's network once, and fill it from the initial file, where it has one on this machine.
+    """Build a plan's network once, and fill it from the initial file, where it has one.
 
     Raises:
         UserError: for a backbone that does not exist or suit, or a file that does not fit.
     """
     network = plan.build_network(fresh=False)
-    if plan.initial is not None and is_local(plan.initial):
-        networks.load_weights(network, local_path(plan.initial))
+    if plan.initial is not None:
+        networks.load_weights(network, _fetched(plan.initial)[0])
+
+
+@lru_cache(maxsize=1)
+def _fetched(uri: str) -> tuple[Path, tempfile.TemporaryDirectory]:
+    """A file as it is here, copied once for all configurations where it is elsewhere, and what holds the copy."""
+    folder = tempfile.TemporaryDirectory(prefix="vosforge-")
+    return download_file(uri, Path(folder.name) / "initial.safetensors"), folder
 
 
 def identity(plan: TrainingPlan, config: dict[str, Any]) -> str:

@@ -143,8 +143,9 @@ class TrainingPlan:
             try:
                 networks.load_weights(network, path)
             except UserError as error:
+                told = str(error).replace(str(path), self.initial)
                 raise UserError(
-                    f"initial network {found['name']} {found['size']} cannot start {self.network} {self.size}: {error}"
+                    f"initial network {found['name']} {found['size']} cannot start {self.network} {self.size}: {told}"
                 ) from None
 
 
