@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python benchmarks/operations.py --step stm
 
 Counted are convolutions, matrix products and attention of the forward pass, with shapes alone
-(`vosforge.training.memory.operations`); each kind of clip takes up to a minute, and backward twice the forward. `--step`
+(`vosforge.training.memory.operations`); each kind of clip takes up to a minute. Backward takes twice as many. `--step`
 computes steps of that network at `small` size on one thread, and says how many operations they came to in each second
 that the process spent on its core.
 """

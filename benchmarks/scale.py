@@ -263,6 +263,11 @@ def logged_rows(stage: Stage, checkpoint_every: int, curves: int = 6, points: in
     return 2 * curves * (evenly + stage.steps // checkpoint_every)
 
 
+def system_rows(trainings: int, gpus: int, nodes: Nodes) -> float:
+    """Rows a second in MLflow that tell how busy the nodes are: of 16 at most, every 15 seconds, by each training."""
+    return trainings * min(16, -(-gpus // nodes.gpus)) * (3 + 4 * nodes.gpus) / 15
+
+
 def checkpoint_mb(name: str) -> float:
     """MB of weights and moments in float32."""
     millions, moments = WEIGHTS[name]
@@ -352,13 +357,16 @@ def print_work(networks: Iterable[str], gpu: Gpu) -> None:
                 f"{sum(stage.steps * stage.batch for stage in stages) / 1e6:.1f} M",
                 *(f"{max(operations(name, s) / s.batch for s in stages):.2f}", f"{work / 1e6:.1f}"),
                 *(f"{hours:,.0f}", f"{cores:,.0f}", f"{read:.2f}"),
-                *(f"{WEIGHTS[name][0]:.0f}", f"{checkpoint_mb(name):,.0f}"),
+                *(
+                    f"{checkpoint_mb(name):,.0f}",
+                    f"{gradients_mb(name, most_workers((s.batch for s in stages), 512)):.0f}",
+                ),
                 f"{sum(logged_rows(stage, 2000) for stage in stages):,}",
             ]
         )
     table(
-        "curriculum | steps | clips | Tflop a clip | Eflop | GPU-hours | core-hours of decoding | TB read | M weights "
-        "| MB a checkpoint | MLflow rows",
+        "curriculum | steps | clips | Tflop a clip | Eflop | GPU-hours | core-hours of decoding | TB read "
+        "| MB a checkpoint | MB of gradients a step | MLflow rows",
         rows,
     )
 
@@ -392,13 +400,14 @@ def print_clusters(networks: Iterable[str], gpu: Gpu, nodes: Nodes) -> None:
             rows.append(
                 [
                     *(name, gpus, t.workers, t.together, f"{t.days:.1f}", f"{t.decoders:.1f}"),
-                    *(f"{gradients_mb(name, t.workers):.0f}", f"{t.gbits:.1f}", f"{t.read:.2f}", f"{t.requests:,.0f}"),
+                    *(f"{t.gbits:.1f}", f"{t.read:.2f}", f"{t.requests:,.0f}"),
+                    f"{system_rows(t.together, gpus, nodes):,.0f}",
                     *("batch" if t.workers < gpus else "-", t.limit),
                 ]
             )
     table(
-        "network | GPUs | workers of one | trainings | days | cores a GPU | MB of gradients a step | Gbit/s a node "
-        "| GB/s read | GET/s | first limit | then",
+        "network | GPUs | workers of one | trainings | days | cores a GPU | Gbit/s a node | GB/s read | GET/s "
+        "| MLflow rows/s | first limit | then",
         rows,
     )
 
