@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import tyro
 
 from vosforge.data.shards import INDEX_SCHEMA, ShardSet
-from vosforge.storage import join, write_bytes
+from vosforge.storage import join, read_bytes, write_bytes
 from vosforge.training import curricula
 from vosforge.training.clip_order import stage_sampler
 from vosforge.training.stages import Stage
@@ -95,20 +95,20 @@ def measure_index(uri: str, videos: int) -> None:
         taken = time.process_time() - started
         print(
             f"index of {len(found):,} videos of {found[0].frames} frames: {size / 1e6:.0f} MB, loaded in {taken:.1f} s "
-            f"of CPU time, {(_resident() - before) / 1e6:.0f} MB held, {_peak() / 1e6:.0f} MB at most"
+            f"of CPU time, {(_resident() - before) / 1e6:.0f} MB held, {(_peak() - before) / 1e6:.0f} MB at most"
         )
 
 
 def draw_index(uri: str, videos: int, folder: str) -> None:
     """Write an index of so many videos beside a copy of the manifest."""
-    rows, rng = ShardSet(uri), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     model = pq.read_table(join(uri, "videos.parquet")).to_pylist()
     with pq.ParquetWriter(Path(folder, "videos.parquet"), INDEX_SCHEMA, compression="zstd") as writer:
         for first in range(0, videos, _ROWS_AT_ONCE):
             numbers = range(first, min(first + _ROWS_AT_ONCE, videos))
             drawn = [varied(model[n % len(model)], n, rng) for n in numbers]
             writer.write_table(pa.Table.from_pylist(drawn, schema=INDEX_SCHEMA))
-    write_bytes(join(folder, "manifest.json"), (Path(rows.uri, "manifest.json")).read_bytes())
+    write_bytes(join(folder, "manifest.json"), read_bytes(join(uri, "manifest.json")))
 
 
 def varied(row: dict, number: int, rng: np.random.Generator) -> dict:
