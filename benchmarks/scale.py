@@ -62,9 +62,9 @@ class Rates:
     """Rendered frames a second, 512x768, preset bl30k, as rows of a shard."""
     rendered_kb: float = 158.0
     """KB of a rendered frame and its mask."""
-    pseudo: float = 60.0
+    pseudo: float = 27.1
     """Pseudo-video clips a second: 3 frames of 384x384, as rows of a shard."""
-    pseudo_kb: float = 150.0
+    pseudo_kb: float = 222.0
     """KB of such a clip."""
     ingested: float = 72.8
     """Frames of 480x854 a second, from files to rows of a shard."""
