@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from vosforge.networks import MemoryNetwork, build
 from vosforge.training import curricula
 from vosforge.training.batches import Batch
-from vosforge.training.memory import Memory, activations, estimate
+from vosforge.training.memory import Memory, activations, estimate, operations
 from vosforge.training.stages import Corruption, Stage
 from vosforge.training.steps import Execution, Optimization, objective, predict
 
@@ -47,6 +48,20 @@ def test_estimate_is_near_what_torch_holds(network):
     stage, built = nano(network)
     held = measured(stage, built, 2)
     assert held / 1.5 < activations(stage, built, 2, Execution()) < held * 1.5
+
+
+def test_operations_are_a_third_of_those_of_a_real_step():
+    stage, built = nano("stm")
+    masks = torch.zeros(2, stage.sampling.frames, 48, 48, dtype=torch.long)
+    masks[:, :, 5:20, 5:20], masks[:, :, 25:40, 25:40] = 1, 2
+    first = torch.stack([(masks[:, 0] == k).float() for k in (1, 2)], dim=1)
+    batch = Batch(torch.rand(2, 3, 3, 48, 48), masks, first, torch.ones(2, 2, dtype=torch.bool))
+    with FlopCounterMode(display=False) as counter:
+        logits, scores = predict(built, batch, stage, [[0], [1]])
+        forward = counter.get_total_flops()
+        objective(stage.loss, logits, scores, masks[:, 1:], batch.valid, 1.0).backward()
+    assert operations(stage, built, 2) == forward
+    assert counter.get_total_flops() == pytest.approx(3 * forward, rel=0.1)
 
 
 def test_activations_grow_with_the_clips_of_a_piece():

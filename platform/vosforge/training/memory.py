@@ -1,4 +1,4 @@
-"""How much memory a stage takes on each worker, found before anything is computed."""
+"""How much memory a stage takes on each worker, and how many operations, found before anything is computed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from vosforge.networks import MemoryNetwork, Prediction
 from vosforge.training.stages import Stage
@@ -94,6 +95,27 @@ def activations(stage: Stage, network: MemoryNetwork, clips: int, execution: Exe
     finally:
         network.train(learning)
     return meter.peak
+
+
+def operations(stage: Stage, network: MemoryNetwork, clips: int) -> int:
+    """Floating-point operations of a training step's forward pass; backward takes twice as many.
+
+    Convolutions, matrix products and attention count, a multiplication and an addition as two. Forward alone is counted
+    since torch counts too many for the weight gradients of grouped convolutions.
+
+    Args:
+        stage, network: as `estimate`.
+        clips: with as many objects as the stage takes.
+    """
+    learning, meter, counter = network.training, _Meter(), FlopCounterMode(display=False)
+    network.train()
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad(), meter, counter:
+            state = {name: _shape(fake, tensor) for name, tensor in network.state_dict(keep_vars=True).items()}
+            _loss(stage, partial(_called, network, state), network, clips)
+    finally:
+        network.train(learning)
+    return counter.get_total_flops()
 
 
 def _shape(fake: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
