@@ -98,7 +98,7 @@ class Machines:
 
     @contextlib.contextmanager
     def spot(self, node: ray._private.node.Node) -> Iterator[Callable[[float], str]]:
-        """Watch over a node as cluster.yaml does; a function gives notice of so many seconds, and returns the answer."""
+        """Watch over a node as cluster.yaml does; a function gives so many seconds' notice, and returns what it led to."""
         with metadata_service() as service:
             flags = ["--node-id", node.node_id, "--metadata", service.address, "--every", "0.5"]
             watcher = subprocess.Popen(
@@ -112,7 +112,7 @@ class Machines:
             def announce(seconds: float) -> str:
                 assert watcher.poll() is None
                 service.announce(seconds)
-                return watcher.communicate(timeout=60)[0]
+                return watcher.communicate(timeout=120)[0]
 
             try:
                 yield announce
