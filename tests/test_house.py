@@ -24,6 +24,13 @@ def test_top_level_folders_are_no_packages(folder):
     assert not (ROOT / folder / "__init__.py").exists()
 
 
+def test_hugging_face_datasets_would_be_found_at_the_root(tmp_path):
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "__init__.py").touch()
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import datasets; print(datasets.__file__)"
+    assert run(code, ROOT).stdout.strip() == str(tmp_path / "datasets" / "__init__.py")
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 def test_programs_shadow_no_module(program):
     installed = set(importlib.metadata.packages_distributions()) - {"vosforge"}

@@ -98,7 +98,7 @@ class Machines:
 
     @contextlib.contextmanager
     def spot(self, node: ray._private.node.Node) -> Iterator[Callable[[float], str]]:
-        """Watch over a node as cluster.yaml does; a function gives so many seconds' notice, and returns what it led to."""
+        """Watch over a node as cluster.yaml does; a function gives notice, and returns what the watcher printed."""
         with metadata_service() as service:
             flags = ["--node-id", node.node_id, "--metadata", service.address, "--every", "0.5"]
             watcher = subprocess.Popen(

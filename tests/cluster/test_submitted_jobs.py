@@ -1,23 +1,73 @@
-"""Jobs as users submit them: from the repository's root, to a cluster that has only third-party packages."""
+"""Jobs as users submit them, to a cluster that has only third-party packages, and to one that has vosforge too."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.cluster
+BIN = Path(sys.executable).parent
+
+
+TELLING = """
+import json, os, platform, importlib.util, torch, cv2, ray.data, ray.train, mlflow, vosforge
+hugging_face = importlib.util.find_spec("datasets")
+print("TOLD", json.dumps({
+    "system": platform.system(),
+    "package": vosforge.__file__,
+    "shadowed": hugging_face is not None and (hugging_face.origin or "").startswith(os.getcwd()),
+    "folder": sorted(os.listdir()),
+}))
+"""
+WAITING = """
+import pathlib, sys, time
+print("BEGUN")
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.1)
+"""
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What `TELLING` printed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("TOLD ")]
+    return json.loads(line.removeprefix("TOLD "))
 
 
 def test_submitted_job_imports_the_libraries_and_the_shipped_package(head):
-    code = (
-        "import platform, torch, cv2, ray.data, ray.train, mlflow, vosforge; "
-        "print('IMPORTED', platform.system(), vosforge.__file__)"
-    )
-    done = head.submit("python", "-c", code)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "IMPORTED Linux" in done.stdout
-    assert "py_modules_files" in done.stdout
+    found = told(head.submit("python", "-c", TELLING))
+    assert found["system"] == "Linux"
+    assert "py_modules_files" in found["package"]
+    assert not found["shadowed"]
+    assert {"datasets", "jobs", "platform", "tuning"} <= set(found["folder"])
+    assert not {".git", ".venv", "docs", "runs", "shards", "tests"} & set(found["folder"])
+
+
+def test_job_submitted_to_nodes_with_vosforge_ships_nothing_or_its_programs(installed, tmp_path):
+    head, place = installed
+    assert told(head.submit("python", "-c", TELLING, shipped=()))["package"] == f"{place}/vosforge/__init__.py"
+    shards = tmp_path / "shards"
+    built = head.submit(
+        "python", "bl30k.py", "--videos", "2", "--out", str(shards), "--frames", "2", "--height", "32", "--width", "32",
+        shipped=("--working-dir", "datasets"),
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout
+    assert (shards / "manifest.json").is_file()
+
+
+def test_what_a_job_prints_comes_while_it_runs(head, tmp_path):
+    command = ["job", "submit", "--address", head.address, "--", "python", "-u", "-c", WAITING, str(tmp_path / "go")]
+    job = subprocess.Popen([BIN / "ray", *command], stdout=subprocess.PIPE, text=True, env=head.environment)
+    assert "BEGUN\n" in job.stdout
+    assert job.poll() is None
+    (tmp_path / "go").touch()
+    job.communicate(timeout=120)
+    assert job.returncode == 0
 
 
 def test_failing_job_gives_its_one_line_and_a_status(head, tmp_path):
