@@ -37,6 +37,27 @@ def test_nodes_install_every_dependency_of_the_package():
     assert "libgl1" in commands
 
 
+def test_files_that_nodes_are_given_exist():
+    sources = [source for source in CLUSTER["file_mounts"].values() if source != "~/.ray/auth_token"]
+    assert [source for source in sources if not (ROOT / source).is_file()] == []
+    commands = " ".join(CLUSTER["worker_start_ray_commands"])
+    assert "~/watch_spot.py" in CLUSTER["file_mounts"]
+    assert "~/watch_spot.py" in commands
+
+
+def test_every_kind_of_node_has_its_market_and_limits():
+    for name, node in CLUSTER["available_node_types"].items():
+        spot = "InstanceMarketOptions" in node["node_config"]
+        assert node["labels"]["market"] == ("spot" if spot else "on-demand")
+        assert name == CLUSTER["head_node_type"] or node["max_workers"] > 0
+    assert CLUSTER["available_node_types"]["head"]["labels"]["market"] == "on-demand"
+    commands = [*CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]]
+    starting = [command for command in commands if "ray start" in command]
+    assert len(starting) == 2
+    assert all("ulimit -n 65536" in command and "RAY_AUTH_MODE=token" in command for command in starting)
+    assert "--dashboard-host=127.0.0.1" in starting[0]
+
+
 def test_shipped_folder_leaves_data_runs_and_history_behind():
     environment = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
     assert environment["py_modules"] == ["platform/vosforge"]
