@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
@@ -77,6 +78,13 @@ def test_one_file_of_serving_knows_ray_and_one_http():
 
     assert knowing("ray") == {"on_ray.py"}
     assert knowing("fastapi") == {"api.py", "on_ray.py"}
+
+
+def test_watcher_of_spot_machines_runs_where_there_is_only_python():
+    tree = ast.parse((ROOT / "jobs" / "watch_spot.py").read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 def test_decoding_workers_start_without_torch():

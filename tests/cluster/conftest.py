@@ -108,7 +108,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Head, Path]]:
     """A head whose Python has vosforge as `pip install .` makes it, and the folder where that lies."""
     sources, place = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("installed")
