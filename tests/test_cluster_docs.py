@@ -12,6 +12,9 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from vosforge.serving import access
+from vosforge.training import curricula
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 DOCKERFILE = (ROOT / "docs" / "Dockerfile").read_text()
@@ -55,6 +58,17 @@ def test_programs_that_are_named_exist():
     )
     assert {"jobs/train.py", "jobs/watch_spot.py", "train.py"} <= named
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "jobs" / name).exists()] == []
+
+
+def test_stages_that_are_named_are_those_of_the_network():
+    found = re.findall(r"train\.py --network (\w+) --size (\w+) --stages ((?:\w+ )*\w+)", PAGE)
+    assert len(found) == 2
+    for network, size, stages in found:
+        assert set(stages.split()) <= curricula.curriculum(network, size).stages.keys()
+
+
+def test_variables_of_our_own_are_those_of_the_programs():
+    assert set(re.findall(r"VOSFORGE_\w+", PAGE)) == {access.VARIABLE}
 
 
 def test_machines_that_are_named_are_those_of_the_cluster_file():

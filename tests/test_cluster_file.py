@@ -57,7 +57,7 @@ def test_workers_are_spot_machines_and_the_head_is_not():
 
 
 def test_nothing_runs_on_nodes_that_the_file_does_not_name():
-    """Where a file leaves commands out, Ray's own install a Ray of last night's."""
+    """Where a file for AWS leaves commands out, Ray's own install a Ray of last night's."""
     prepared = prepare_config(copy.deepcopy(CLUSTER))
     ours = CLUSTER["setup_commands"]
     assert (prepared["head_setup_commands"], prepared["worker_setup_commands"]) == (ours, ours)
