@@ -37,6 +37,40 @@ def test_nodes_install_every_dependency_of_the_package():
     assert "libgl1" in commands
 
 
+def test_files_that_nodes_are_given_exist():
+    sources = [source for source in CLUSTER["file_mounts"].values() if source != "~/.ray/auth_token"]
+    assert [source for source in sources if not (ROOT / source).is_file()] == []
+    commands = " ".join([*CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]])
+    assert "~/watch_spot.py" in CLUSTER["file_mounts"]
+    assert "python ~/watch_spot.py" in commands
+    module = CLUSTER["provider"]["module"].split(".")[0]
+    assert f"~/provider/{module}.py" in CLUSTER["file_mounts"]
+    assert "PYTHONPATH=~/provider" in commands
+
+
+def test_workers_are_spot_machines_and_the_head_is_not():
+    types = dict(CLUSTER["available_node_types"])
+    assert "InstanceMarketOptions" not in types.pop(CLUSTER["head_node_type"])["node_config"]
+    for node in types.values():
+        assert node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+        assert node["max_workers"] > 0
+
+
+def test_nothing_runs_on_nodes_that_the_file_does_not_name():
+    """Where a file for AWS leaves commands out, Ray's own install a Ray of last night's."""
+    prepared = prepare_config(copy.deepcopy(CLUSTER))
+    ours = CLUSTER["setup_commands"]
+    assert (prepared["head_setup_commands"], prepared["worker_setup_commands"]) == (ours, ours)
+
+
+def test_ray_starts_with_files_enough_the_token_and_a_dashboard_for_the_head_alone():
+    commands = [*CLUSTER["head_start_ray_commands"], *CLUSTER["worker_start_ray_commands"]]
+    starting = [command for command in commands if "ray start" in command]
+    assert len(starting) == 2
+    assert all("ulimit -n 65536" in command and "RAY_AUTH_MODE=token" in command for command in starting)
+    assert "--dashboard-host=127.0.0.1" in starting[0]
+
+
 def test_shipped_folder_leaves_data_runs_and_history_behind():
     environment = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
     assert environment["py_modules"] == ["platform/vosforge"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
@@ -22,6 +23,13 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("folder", ["platform", *PROGRAM_FOLDERS])
 def test_top_level_folders_are_no_packages(folder):
     assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_hugging_face_datasets_would_be_found_at_the_root(tmp_path):
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "__init__.py").touch()
+    code = f"import sys; sys.path.append({str(tmp_path)!r}); import datasets; print(datasets.__file__)"
+    assert run(code, ROOT).stdout.strip() == str(tmp_path / "datasets" / "__init__.py")
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
@@ -98,6 +106,13 @@ def test_one_file_of_serving_knows_ray_and_one_http():
 
     assert knowing("ray") == {"on_ray.py"}
     assert knowing("fastapi") == {"api.py", "on_ray.py"}
+
+
+def test_watcher_of_spot_machines_runs_where_there_is_only_python():
+    tree = ast.parse((ROOT / "jobs" / "watch_spot.py").read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 def test_decoding_workers_start_without_torch():

@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
+# What a job takes along to nodes that have no vosforge.
+SHIPPED = ("--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml")
 
 
 def free_ports(count: int) -> list[int]:
@@ -64,16 +66,22 @@ class Head:
             command, capture_output=True, text=True, env=self.environment, cwd=ROOT, timeout=timeout, check=False
         )
 
-    def submission(self, *command: str) -> list[str]:
-        """What `ray` is given to submit a job from the repository's root, as the documentation says."""
-        runtime = ["--address", self.address, "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
-        return ["job", "submit", *runtime, "--", *command]
+    def submission(self, *command: str, shipped: Sequence[str] = SHIPPED) -> list[str]:
+        """What `ray` is given to submit a job from the repository's root, as the documentation says.
 
-    def submit(self, *command: str, timeout: float = 580) -> subprocess.CompletedProcess[str]:
-        """Submit a job from the repository's root as the documentation says, and wait for it."""
+        Args:
+            command: of the job.
+            shipped: flags of `ray job submit` that say what goes along.
+        """
+        return ["job", "submit", "--address", self.address, *shipped, "--", *command]
+
+    def submit(
+        self, *command: str, shipped: Sequence[str] = SHIPPED, timeout: float = 580
+    ) -> subprocess.CompletedProcess[str]:
+        """Submit a job, and wait for it; `timeout` is in seconds."""
         deadline = time.monotonic() + 60
         while True:
-            done = self.ray(*self.submission(*command), timeout=timeout)
+            done = self.ray(*self.submission(*command, shipped=shipped), timeout=timeout)
             # The node's agent needs some seconds after the head is up.
             if "No available agent" not in done.stderr or time.monotonic() > deadline:
                 return done

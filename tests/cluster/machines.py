@@ -20,6 +20,7 @@ import ray._common.utils
 import ray._private.node
 import safetensors.torch
 import torch
+from metadata_service import metadata_service
 from ray.cluster_utils import Cluster
 
 from vosforge.storage import read_bytes
@@ -95,14 +96,29 @@ class Machines:
                 os.kill(pid, signal.SIGKILL)
         self.cluster.remove_node(node, allow_graceful=False)
 
-    def announce(self, node: ray._private.node.Node, seconds: int) -> None:
-        """Give notice that a node will be taken away, as the owner of a spot machine does."""
-        command = [
-            Path(sys.executable).with_name("ray"), "drain-node", "--address", self.cluster.address,
-            "--node-id", node.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
-            "--deadline-remaining-seconds", seconds,
-        ]  # fmt: skip
-        subprocess.run([*map(str, command)], check=True, capture_output=True, env=self.environment, timeout=60)
+    @contextlib.contextmanager
+    def spot(self, node: ray._private.node.Node) -> Iterator[Callable[[float], str]]:
+        """Watch over a node as cluster.yaml does; a function gives notice, and returns what the watcher printed."""
+        with metadata_service() as service:
+            flags = ["--node-id", node.node_id, "--metadata", service.address, "--every", "0.5"]
+            watcher = subprocess.Popen(
+                [sys.executable, str(ROOT / "jobs" / "watch_spot.py"), *flags],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=self.environment,
+            )
+
+            def announce(seconds: float) -> str:
+                assert watcher.poll() is None
+                service.announce(seconds)
+                return watcher.communicate(timeout=120)[0]
+
+            try:
+                yield announce
+            finally:
+                watcher.kill()
+                watcher.wait()
 
     def processes(self, word: str) -> dict[int, ray._private.node.Node]:
         """Processes in whose command line a word stands, and their nodes."""

@@ -152,13 +152,15 @@ def test_run_whose_decoders_node_dies_goes_on(start, machines, undisturbed, tmp_
     assert training.repeated() <= EVERY
 
 
-def test_notice_of_preemption_leads_to_one_checkpoint_before_the_node_goes(start, machines, undisturbed, tmp_path):
+def test_notice_to_a_spot_machine_leads_to_one_checkpoint_before_the_node_goes(start, machines, undisturbed, tmp_path):
     """Of no other cause: checkpoints are due at the ends of stages alone."""
     training = start(tmp_path, "--min-workers", 1, every=10 * STEPS)
     training.wait_for(20)
     leaving = machines.node_of_rank("run", 0)
-    notice = time.monotonic()
-    machines.announce(leaving, 60)
+    with machines.spot(leaving) as announce:
+        training.wait_for(25)
+        notice = time.monotonic()
+        assert f"node {leaving.node_id} is drained" in announce(60)
     snapshot = tmp_path / "run" / "checkpoint_manager_snapshot.json"
     training.wait_until(lambda: snapshot.exists() and "step_" in snapshot.read_text(), "a checkpoint", timeout=50)
     kept, heard = registered(tmp_path / "run"), time.monotonic() - notice
