@@ -54,7 +54,7 @@ def test_image_fits_into_the_cluster_file():
 
 def test_programs_that_are_named_exist():
     named = set(
-        re.findall(r"(?:python |/opt/vosforge/)([\w/]+\.py)", PAGE.replace(f"python {IMAGE_FOLDER}", "python "))
+        re.findall(r"(?:python |\$job |/opt/vosforge/)([\w/]+\.py)", PAGE.replace(f"python {IMAGE_FOLDER}", "python "))
     )
     assert {"jobs/train.py", "jobs/watch_spot.py", "train.py"} <= named
     assert [name for name in named if not (ROOT / name).exists() and not (ROOT / "jobs" / name).exists()] == []
@@ -62,7 +62,7 @@ def test_programs_that_are_named_exist():
 
 def test_stages_that_are_named_are_those_of_the_network():
     found = re.findall(r"train\.py --network (\w+) --size (\w+) --stages ((?:\w+ )*\w+)", PAGE)
-    assert len(found) == 2
+    assert len(found) == 3
     for network, size, stages in found:
         assert set(stages.split()) <= curricula.curriculum(network, size).stages.keys()
 
