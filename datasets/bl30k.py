@@ -27,6 +27,7 @@ from vosforge.data.rendering import preset as named_preset
 from vosforge.data.rendering.user_meshes import MeshFile, MeshLibrary, find_meshes, survey
 from vosforge.data.streams import run_tasks
 from vosforge.errors import UserError
+from vosforge.outputs import lasting
 
 _FILES_A_TASK = 64
 
@@ -79,7 +80,7 @@ def main(
         raise UserError(f"--videos: expected at least 1, found {videos}")
     if not 1 <= quality <= 100:
         raise UserError(f"--quality: expected 1 to 100, found {quality}")
-    out = cluster.lasting(out, "--out")
+    out = lasting(out, "--out")
     changes = {"frames": frames, "height": height, "width": width, "speed": speed, "objects": objects}
     recipe = named_preset(preset, **changes, blur=blur, shadows=shadows)
     pictures = Pictures(textures and textures.resolve())

@@ -20,6 +20,7 @@ from vosforge import pictures
 from vosforge.data.image_files import object_statistics
 from vosforge.data.shards import ShardSet, Video
 from vosforge.errors import UserError
+from vosforge.outputs import lasting_file
 from vosforge.storage import join, sha256
 
 # Values of a statistic that are printed.
@@ -55,7 +56,9 @@ def main(
         print(f"  rejected {entry['video']}: {entry['reason']}")
     if sheet is not None:
         chosen = [videos[int(i)] for i in np.linspace(0, len(videos) - 1, min(rows, len(videos)))]
-        pictures.write_png(sheet, pictures.contact_sheet([_row(shards, video, columns) for video in chosen]))
+        pictures.write_png(
+            lasting_file(sheet, "--sheet"), pictures.contact_sheet([_row(shards, video, columns) for video in chosen])
+        )
         print(f"  {sheet}")
     if verify:
         _verify(uri, shards)

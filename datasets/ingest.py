@@ -33,6 +33,7 @@ from vosforge.data.layouts import (
     tars_at,
 )
 from vosforge.errors import UserError
+from vosforge.outputs import lasting
 from vosforge.storage import join, write_bytes
 
 # So many give files of some 100 MB, and work for several processes.
@@ -78,7 +79,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
-    out = cluster.lasting(out, "--out")
+    out = lasting(out, "--out")
     source = recognised(root, frames, masks, layout, split, licence, dataset)
     describe(root or masks, source)
     if md5 is not None:

@@ -23,6 +23,7 @@ from vosforge.data.factory import build
 from vosforge.data.pseudo_presets import preset as preset_of
 from vosforge.data.stills import open_stills, pseudo_video_table
 from vosforge.errors import UserError
+from vosforge.outputs import lasting
 
 
 def main(
@@ -82,7 +83,7 @@ def main(
         raise UserError(f"--clips-per-image: expected at least 1, found {clips_per_image}")
     if not 0 <= max_rejects <= 1:
         raise UserError(f"--max-rejects: expected a share from 0 to 1, found {max_rejects}")
-    out = cluster.lasting(out, "--out")
+    out = lasting(out, "--out")
     recipe = preset_of(
         preset,
         frames=frames,

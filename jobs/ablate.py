@@ -35,6 +35,7 @@ from vosforge.ablation.tables import tables
 from vosforge.errors import UserError
 from vosforge.evaluation.parallel import cores
 from vosforge.evaluation.report import without_nan
+from vosforge.outputs import lasting
 from vosforge.storage import check_writable, is_local, join, write_bytes
 from vosforge.tracking import default_store
 from vosforge.training.steps import Execution
@@ -96,7 +97,7 @@ class Options:
 def main(options: Options) -> None:
     """Do what the tables need, print them and write the report."""
     console.verbosity(options.verbose)
-    storage = cluster.lasting(options.storage, "--storage")
+    storage = lasting(options.storage, "--storage")
     study = make_study(options, storage)
     found = needs(study)
     describe(study, found)

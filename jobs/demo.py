@@ -40,6 +40,7 @@ from vosforge.data.layouts import find_videos
 from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table
+from vosforge.outputs import lasting
 from vosforge.registry import version_uri
 from vosforge.storage import check_space, check_writable, write_bytes
 from vosforge.tracking import default_store
@@ -96,7 +97,7 @@ def main(
         verbose: Show tracebacks and library messages.
     """
     console.verbosity(verbose)
-    out = Path(cluster.lasting(out or ("runs/demo-quick" if quick else "runs/demo"), "--out"))
+    out = Path(lasting(out or ("runs/demo-quick" if quick else "runs/demo"), "--out"))
     if data is not None:
         find_videos(data, split="val")
     links = chain(out, data, QUICK if quick else Scale())

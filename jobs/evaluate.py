@@ -37,6 +37,7 @@ from vosforge.evaluation.sheets import Drawn, time_sheet, worst_sheet
 from vosforge.evaluation.submission import Gathering, write_submission
 from vosforge.evaluation.truth import Truth
 from vosforge.evaluation.youtube import LABEL, RATES, Meta, categories, read_meta
+from vosforge.outputs import lasting, lasting_file
 from vosforge.settings import AS_SAVED, Settings
 from vosforge.storage import check_writable, is_local, local_path, write_bytes
 
@@ -175,10 +176,13 @@ def check_outputs(options: Options) -> None:
         raise UserError(f"--max-bad: expected a share from 0 to 1, found {options.max_bad}")
     if len(set(options.truth)) < len(options.truth):
         raise UserError("--truth: expected every set once, found one twice")
-    outputs = ("json", options.json_file), ("csv", options.csv_file), ("submission", options.submission)
-    for flag, path in (*outputs, ("sheet", options.sheet)):
+    for flag, uri in (("json", options.json_file), ("csv", options.csv_file)):
+        if uri is not None:
+            check_file(flag, uri)
+            lasting(uri, f"--{flag}")
+    for flag, path in (("submission", options.submission), ("sheet", options.sheet)):
         if path is not None:
-            check_file(flag, str(path))
+            check_file(flag, str(lasting_file(path, f"--{flag}")))
     if options.sheet is not None:
         for number in range(1, len(options.truth) + 1):
             check_file("sheet", str(sheet_path(options, number)))
@@ -423,7 +427,8 @@ def evaluate_interactively(options: Options) -> None:
         truth = Truth(uri, options.split, options.limit, options.frames)
         called = truth.name if truth.name not in sets else uri
         own = Path(uri) / "Scribbles"
-        folder = options.scribbles or (own if own.is_dir() else None)
+        # Those of shards lie nowhere.
+        folder = options.scribbles or (own if is_local(uri) and own.is_dir() else None)
         scribbles = find_scribbles(folder) if folder else None
         results = {}
         for name, session in sessions.items():

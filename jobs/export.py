@@ -17,6 +17,7 @@ except ModuleNotFoundError:
 import tyro
 
 from vosforge.networks import exporting
+from vosforge.outputs import lasting_file
 from vosforge.registry import load_model
 from vosforge.tracking import default_store
 
@@ -43,6 +44,7 @@ def main(
     """
     console.verbosity(verbose)
     members = load_model(model, default_store()).members
+    out = lasting_file(out, "--out")
     folders = [out] if len(members) == 1 else [out / f"member-{i}" for i in range(len(members))]
     for folder in folders:
         exporting.check_ready(folder)

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 try:
-    from vosforge import cluster, console
+    from vosforge import console
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
 import tyro
 
 from vosforge.errors import UserError
+from vosforge.outputs import lasting
 from vosforge.registry import Candidacy, Evaluation, digest_of, promote, read_report, register, roll_back, version_uri
 from vosforge.registry.lineage import find
 from vosforge.storage import check_writable, exists, local_copy
@@ -65,9 +66,7 @@ def main(options: Options) -> None:
     """Do what was asked for."""
     console.verbosity(options.verbose)
     check(options)
-    store = os.environ.get("MLFLOW_TRACKING_URI") or default_store(
-        cluster.lasting(options.store_folder, "--store-folder")
-    )
+    store = os.environ.get("MLFLOW_TRACKING_URI") or default_store(lasting(options.store_folder, "--store-folder"))
     if options.rollback:
         was, now = roll_back(options.rollback, store, options.reason)
         print(f"models:/{options.rollback}@champion is version {now} again, not {was}")

@@ -27,6 +27,7 @@ from vosforge import cluster
 from vosforge.data.streams import run_workers
 from vosforge.data.video_files import open_video
 from vosforge.errors import UserError
+from vosforge.outputs import lasting_file
 from vosforge.propagation import Segmenter
 from vosforge.propagation.files import VideoFiles, check_empty, find_videos, segment_files
 from vosforge.propagation.model import BUNDLED, Model, model_digest
@@ -94,7 +95,7 @@ def check(options: Options) -> None:
         raise UserError(f"--max-bad: expected a share from 0 to 1, found {options.max_bad}")
     if options.short_side is not None and options.short_side < 16:
         raise UserError(f"--short-side: expected at least 16 pixels, found {options.short_side}")
-    out = options.out.resolve()
+    out = lasting_file(options.out, "--out").resolve()
     for flag, given in (("--video", options.video), ("--mask", options.mask)):
         # Masks bear the names of frames, so they would take the place of what is there.
         if out == (there := given.resolve()) or out in there.parents or there in out.parents:

@@ -25,6 +25,7 @@ import tyro
 
 from vosforge import cluster
 from vosforge.errors import UserError
+from vosforge.outputs import lasting
 from vosforge.propagation.model import BUNDLED
 from vosforge.serving.access import VARIABLE, Access, read_token
 from vosforge.serving.limits import Limits
@@ -75,7 +76,7 @@ def main(options: Options) -> None:
     check(options)
     on_ray = _serve()
     token = Access(read_token(options.token_file))
-    journal = cluster.lasting(options.journal, "--journal")
+    journal = lasting(options.journal, "--journal")
     check_writable(journal)
     store = default_store()
     model = options.model if "://" in options.model or ":/" in options.model else str(Path(options.model).absolute())

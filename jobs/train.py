@@ -33,6 +33,7 @@ from vosforge.data.shards import ShardSet
 from vosforge.errors import UserError
 from vosforge.networks import preset
 from vosforge.networks.parts import parse
+from vosforge.outputs import lasting, lasting_file
 from vosforge.storage import check_space, check_writable
 from vosforge.tracking import default_store
 from vosforge.tracking.training import TrainingRun
@@ -146,7 +147,7 @@ def parse_resumption() -> Resumption:
     uri = parser.parse_known_args()[0].resume
     if not uri:
         return tyro.cli(Resumption)
-    noted = noted_execution(cluster.lasting(uri.rstrip("/"), "--resume"))
+    noted = noted_execution(lasting(uri.rstrip("/"), "--resume"))
     known = {name: noted[name] for name in _HOW if name in noted}
     before = noted.get("execution", {})
     execution = Execution(**{f.name: before[f.name] for f in fields(Execution) if f.name in before})
@@ -164,7 +165,7 @@ def _chooser() -> argparse.ArgumentParser:
 def main(options: Options, stages: dict[str, Stage]) -> None:
     """Train as the options say, or print what would be done."""
     console.verbosity(options.verbose)
-    storage = cluster.lasting(options.storage, "--storage")
+    storage = lasting(options.storage, "--storage")
     if options.local and (options.workers != 1 or options.min_workers is not None or options.gpu):
         raise UserError(
             "--local trains in this one process, on its GPU where it has one; leave --workers, --min-workers and --gpu "
@@ -181,7 +182,7 @@ def main(options: Options, stages: dict[str, Stage]) -> None:
 def resume(options: Resumption) -> None:
     """Go on with a run."""
     console.verbosity(options.verbose)
-    where = cluster.lasting(options.resume.rstrip("/"), "--resume")
+    where = lasting(options.resume.rstrip("/"), "--resume")
     plan, harness = read_plan(where)
     latest = latest_whole(where)
     describe(plan, options, fresh=latest is None)
@@ -299,7 +300,7 @@ def describe(plan: TrainingPlan, options: Options | Resumption, memory: bool = F
 
 def draw_sheet(plan: TrainingPlan, path: Path) -> None:
     """Write a picture of what the stages train on."""
-    path = path.with_suffix(".png")
+    path = lasting_file(path, "--sheet").with_suffix(".png")
     check_writable(str(path.parent))
     shown = zip(plan.stages, plan.samplers(), strict=True)
     rows = [row for stage, sampler in shown for row in stage_rows(stage, sampler, plan.seed)]

@@ -67,6 +67,15 @@ def test_stages_that_are_named_are_those_of_the_network():
         assert set(stages.split()) <= curricula.curriculum(network, size).stages.keys()
 
 
+def test_workers_of_the_page_share_the_batches_of_their_stages():
+    text = re.sub(r"\s*\\\n\s*|\n\s+", " ", PAGE)
+    found = re.findall(r"--network (\w+) --size (\w+) --stages ((?:\w+ )+).*?--workers (\d+) --min-workers (\d+)", text)
+    assert len(found) == 3
+    for network, size, stages, *workers in found:
+        for stage in curricula.stages(network, size, stages.split()):
+            assert [stage.batch % int(count) for count in workers] == [0, 0]
+
+
 def test_variables_of_our_own_are_those_of_the_programs():
     assert set(re.findall(r"VOSFORGE_\w+", PAGE)) == {access.VARIABLE}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+from faulty_s3 import faulty
 from moto.server import ThreadedMotoServer
 
 from vosforge import s3, storage
@@ -168,6 +169,29 @@ def test_a_lease_is_held_by_one_at_a_time(bucket):
     assert not storage.exists(f"{bucket}/turn.lock")
 
 
+def test_a_lease_is_kept_when_answers_to_its_renewals_are_lost(bucket, endpoint, monkeypatch):
+    others: list[float] = []
+
+    def wait() -> None:
+        with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+            others.append(time.monotonic())
+
+    # What was done without an answer is asked for again, and refused for its own sake.
+    lost = lambda number, method, path: "lost" if method == "PUT" and number % 3 else None  # noqa: E731
+    with faulty(endpoint, lost) as (address, spoilt):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+            monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+            other = threading.Thread(target=wait)
+            other.start()
+            time.sleep(2.5)
+            left = time.monotonic()
+        other.join(30)
+    assert spoilt
+    assert len(others) == 1
+    assert others[0] > left
+
+
 def test_a_lease_that_nobody_renews_is_taken_over(bucket):
     storage.write_bytes(f"{bucket}/turn.lock", b"of a process that died")
     began = time.monotonic()
@@ -186,3 +210,8 @@ def test_local_copies_of_files_and_folders_on_s3_last_for_a_block(bucket, tmp_pa
     assert not file.exists()
     with storage.local_copy(tmp_path) as folder:
         assert folder == tmp_path
+    with (
+        pytest.raises(UserError, match=rf"^{bucket}/absent: no such file or folder$"),
+        storage.local_copy(f"{bucket}/absent"),
+    ):
+        pass

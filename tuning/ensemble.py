@@ -10,13 +10,14 @@ what is reported was measured on the last quarter (C), which nothing saw before.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 try:
-    from vosforge import cluster, console
+    from vosforge import console
 except ModuleNotFoundError:
     raise SystemExit("error: this Python has no vosforge; run `make demo` once, then use .venv/bin/python") from None
 
@@ -24,6 +25,7 @@ import tyro
 
 from vosforge.errors import UserError
 from vosforge.evaluation.report import table, without_nan
+from vosforge.outputs import lasting, lasting_file
 from vosforge.propagation.model import DESCRIPTION, model_digest
 from vosforge.registry import Candidacy, Evaluation, register
 from vosforge.registry.lineage import of_model
@@ -86,8 +88,10 @@ def main(options: Options) -> None:
 
 def make(options: Options, scratch: Path) -> None:
     """Make the model; networks that are not here are copied to `scratch`."""
-    uri = cluster.lasting(options.out, "--out")
+    uri = lasting(options.out, "--out")
     storage = options.storage or storage_of(options.sweeps)
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        lasting_file(storage, "--storage")
     store = default_store(storage)
     sources = gather([network_of(source, store) for source in options.sweeps], scratch)
     validation = options.validation or sources.validation
@@ -126,7 +130,7 @@ def make(options: Options, scratch: Path) -> None:
         candidacy = Candidacy([evaluation(building, kept, out)])
         version = register(
             out, options.register, store, storage, options.alias, scores, [out / REPORT_FILE],
-            candidacy=candidacy, lineage={**of_model(out), "source": uri},
+            candidacy=candidacy, lineage=of_model(out, uri),
         )  # fmt: skip
         print(f"registered {version}")
 

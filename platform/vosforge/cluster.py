@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import ray
 
 from vosforge.errors import UserError
-from vosforge.storage import absolute
 
 # Tasks of data and training overlap on small machines; fewer logical CPUs than this and they would wait on each other.
 _FEWEST_CPUS = 4
 _EXPECTED_PROCESSES = 16
-# Ray sets this for the driver of a submitted job.
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def connect(verbose: bool = False) -> dict[str, Any]:
@@ -49,15 +45,3 @@ def connect(verbose: bool = False) -> dict[str, Any]:
         remedy = "start it, or unset RAY_ADDRESS" if address else "try again when the machine is less busy"
         raise UserError(f"Ray at {address or 'this machine'} cannot be used: {reason}; {remedy}") from error
     return ray.cluster_resources()
-
-
-def lasting(uri: str | Path, flag: str) -> str:
-    """The URI made absolute; in a submitted job a relative one would vanish with the job's own folder.
-
-    Raises:
-        UserError: for a relative path in a submitted job, naming the flag.
-    """
-    relative = "://" not in str(uri) and not os.path.isabs(uri)
-    if relative and _SUBMITTED in os.environ:
-        raise UserError(f"{flag} {uri}: a submitted job needs an absolute path or s3:// URI, on storage that lasts")
-    return absolute(uri)

@@ -40,6 +40,13 @@ def client() -> Any:
     return boto3.client("s3", config=Config(retries={"max_attempts": _ATTEMPTS, "mode": "standard"}))
 
 
+def _hasty_client(seconds: float) -> Any:
+    """A client whose requests end within some seconds, of which renewals of a lease must not be late."""
+    patience = max(1.0, seconds / 4)
+    retries = {"max_attempts": 2, "mode": "standard"}
+    return boto3.client("s3", config=Config(retries=retries, connect_timeout=patience, read_timeout=patience))
+
+
 def file_system() -> pyarrow.fs.S3FileSystem:
     """pyarrow's file system with the credentials that boto3 finds: profiles with single sign-on or processes, too.
 
@@ -156,7 +163,7 @@ def lease(uri: str, seconds: float = _LEASE_SECONDS) -> Iterator[None]:
         UserError: when the store cannot be reached, or knows no conditional writes.
     """
     bucket, key = split(uri)
-    held = _Lease(client(), bucket, key)
+    held = _Lease(_hasty_client(seconds), bucket, key)
     try:
         held.wait(seconds)
     except (BotoCoreError, ClientError) as error:
@@ -188,15 +195,27 @@ class _Lease:
         self._tag = ""
 
     def wait(self, seconds: float) -> None:
-        seen, since = "", time.monotonic()
-        while not self._take(seen if time.monotonic() - since > seconds * _MISSED else ""):
-            there = self._there()
+        seen, since, failed = "", time.monotonic(), 0
+        while True:
+            try:
+                if self._take(seen if time.monotonic() - since > seconds * _MISSED else ""):
+                    return
+                there, failed = self._there(), 0
+            except (BotoCoreError, ClientError):
+                failed += 1
+                if failed > _MISSED:
+                    raise
+                there = seen
             if there != seen:
                 seen, since = there, time.monotonic()
             time.sleep(min(1.0, seconds / 4))
 
     def renew(self) -> None:
-        self._write(IfMatch=self._tag)
+        try:
+            self._write(IfMatch=self._tag)
+        except ClientError:
+            # As in `_take`; otherwise its next renewal would be of what it was.
+            self._is_own()
 
     def give_back(self) -> None:
         if self._there() == self._tag:

@@ -191,7 +191,10 @@ def download_file(uri: str | Path, target: Path) -> Path:
 def local_copy(uri: str | Path) -> Iterator[Path]:
     """The local file or folder of a URI: itself where it is local, else a copy that is gone after the block.
 
-    Of a folder, the files directly in it; of one that is not there, an empty folder.
+    Of a folder, the files directly in it.
+
+    Raises:
+        UserError: when there is neither, on S3; a local one may be missing.
     """
     if is_local(uri):
         yield local_path(uri)
@@ -204,6 +207,8 @@ def local_copy(uri: str | Path) -> Iterator[Path]:
                 download_file(join(uri, name), place / name)
         elif exists(uri):
             download_file(uri, place)
+        else:
+            raise UserError(f"{uri}: no such file or folder")
         yield place
 
 

@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from moto.server import ThreadedMotoServer
 
 Fault = Callable[[int, str, str], str | float | None]
-"""Number, method and path of a request -> "500", "503", "cut" (half an answer), seconds to wait, or None."""
+"""Number, method and path of a request -> "500", "503", "cut" (half an answer), "lost" (done, and no answer),
+seconds to wait, or None."""
 
 
 @contextlib.contextmanager
@@ -58,6 +59,9 @@ def faulty(endpoint: str, fault: Fault, ip: str = "127.0.0.1") -> Iterator[tuple
             upstream.request(self.command, self.path, body, headers)
             answer = upstream.getresponse()
             data = answer.read()
+            if found == "lost":
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "date", "server", "content-length"):

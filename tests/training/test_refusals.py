@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from faulty_s3 import s3_server
 
-from vosforge import cluster
 from vosforge.clip import Clip
 from vosforge.errors import UserError
 from vosforge.networks import build, save
+from vosforge.outputs import lasting, lasting_file
 from vosforge.storage import check_writable
 from vosforge.training import curricula
 from vosforge.training.plan import claim_run, note_execution, read_plan
@@ -237,4 +237,10 @@ def test_bucket_without_rights_is_refused(make_plan, s3, monkeypatch):
 
 def test_relative_storage_of_a_submitted_job_is_refused(monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert "--storage runs: a submitted job needs an absolute path" in refusal(cluster.lasting, "runs", "--storage")
+    assert "--storage runs: a submitted job needs an absolute path" in refusal(lasting, "runs", "--storage")
+    assert "--sheet sheet.png: a submitted job needs" in refusal(lasting_file, Path("sheet.png"), "--sheet")
+
+
+def test_what_is_written_here_alone_takes_no_uri():
+    told = refusal(lasting_file, Path("s3://bucket/sheet.png"), "--sheet")
+    assert told == "--sheet s3:/bucket/sheet.png: expected a path, found an s3:// URI; copy it there afterwards"

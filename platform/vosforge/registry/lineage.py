@@ -54,9 +54,8 @@ def find(source: str, store: str, folder: Path) -> Source:
     uri = absolute(network_of(source, store))
     run = {"mlflow_run": source} if uri != absolute(source) else {}
     if exists(join(uri, DESCRIPTION)):
-        for name in list_sizes(uri):
-            model = download_file(join(uri, name), folder / name).parent
-        return Source(model, {**of_model(model), "source": uri, **run})
+        files = [download_file(join(uri, name), folder / name) for name in list_sizes(uri)]
+        return Source(files[0].parent, {**of_model(files[0].parent, uri), **run})
     file = uri if uri.endswith(".safetensors") else _network_in(uri)
     if file is None or not exists(file):
         raise UserError(
@@ -67,13 +66,18 @@ def find(source: str, store: str, folder: Path) -> Source:
     return Source(model, {**_network(file, uri, model), **run})
 
 
-def of_model(path: Path) -> dict[str, Any]:
-    """What a local model was made of: a network's file, or a folder that `save_model` wrote.
+def of_model(path: Path, uri: str | None = None) -> dict[str, Any]:
+    """What a model was made of: a network's file, or a folder that `save_model` wrote.
+
+    Args:
+        path: of the model, here.
+        uri: where it was copied from, if it was.
 
     Raises:
         UserError: when it is neither, or a file beside it is broken.
     """
-    return _ensemble(path) if path.is_dir() else _network(absolute(path), absolute(path), path)
+    uri = uri or absolute(path)
+    return _ensemble(path, uri) if path.is_dir() else _network(uri, uri, path)
 
 
 def trace(uri: str, local: Path, depth: int = 0) -> dict[str, Any]:
@@ -139,7 +143,7 @@ def _network(file: str, source: str, local: Path) -> dict[str, Any]:
     return {"kind": "network", "sha256": model_digest(local), "source": source, "members": members, "code": versions()}
 
 
-def _ensemble(folder: Path) -> dict[str, Any]:
+def _ensemble(folder: Path, uri: str) -> dict[str, Any]:
     whole = model_digest(folder)
     description = _json(str(folder), DESCRIPTION)
     sources = _members_of(folder)
@@ -148,10 +152,9 @@ def _ensemble(folder: Path) -> dict[str, Any]:
         file, source = folder / name, sources[i] if i < len(sources) else {}
         origin = source.get("network")
         # Without the network it was copied from a member is known by its content alone.
-        told = trace(origin if _holds(origin, sha256(file)) else absolute(file), file)
+        told = trace(origin if _holds(origin, sha256(file)) else join(uri, name), file)
         members.append({**told, **{key: source[key] for key in ("name", "count") if key in source}})
     kind = "ensemble" if len(members) > 1 else "network"
-    uri = absolute(folder)
     return {"kind": kind, "sha256": whole, "source": uri, "members": members, "code": versions()}
 
 

@@ -72,9 +72,9 @@ def note_scores(folder: str, scores: dict[str, Any]) -> None:
     write_bytes(join(folder, f"step_{scores['step']:08d}.json"), json.dumps(scores).encode())
 
 
-def rungs_of(scores: str) -> list[dict[str, Any]]:
-    """What examinations wrote into a folder, `[{"step", "JF_mean", "J_mean", "F_mean"}]`, by step."""
-    names = [name for name in list_names(scores) if name.startswith("step_")]
+def rungs_of(scores: str, after: int = -1) -> list[dict[str, Any]]:
+    """What examinations wrote into a folder of steps after one, `[{"step", "JF_mean", "J_mean", "F_mean"}]`."""
+    names = [name for name in list_names(scores) if name.startswith("step_") and name > f"step_{after:08d}.json"]
     return [json.loads(read_bytes(join(scores, name))) for name in names]
 
 

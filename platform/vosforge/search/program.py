@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vosforge import cluster, console
 from vosforge.evaluation.report import table
+from vosforge.outputs import lasting
 from vosforge.search.examining import METRIC
 from vosforge.search.plots import draw_sweep
 from vosforge.search.sweeps import AllFailed, run_sweep
@@ -93,7 +94,7 @@ def search(network: str, space: dict[str, Any], options: SweepOptions) -> str:
         UserError: as `run_sweep`.
     """
     console.verbosity(options.verbose)
-    storage = cluster.lasting(options.storage, "--storage")
+    storage = lasting(options.storage, "--storage")
     sweep = make_sweep(network, options, storage)
     check_writable(storage)
     cluster.connect(options.verbose)

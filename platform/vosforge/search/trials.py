@@ -25,7 +25,7 @@ from vosforge.networks import MemoryNetwork
 from vosforge.search.examining import METRIC, METRICS, RUNGS, Examination, check_scores, note_scores, rungs_of
 from vosforge.search.space import CHOICES, DEFAULT_EVERY, MEMORY_EVERY, vary
 from vosforge.search.warm_starts import WarmStart, warm_start
-from vosforge.storage import absolute, delete_folder, exists, join
+from vosforge.storage import absolute, delete_folder, exists, is_local, join
 from vosforge.training.checkpoints import adopt, latest_whole
 from vosforge.training.loop import Examine
 from vosforge.training.on_ray import fit
@@ -33,6 +33,8 @@ from vosforge.training.plan import TrainingPlan
 
 _POINTER_FILE = "pointer.json"
 _SECONDS_BETWEEN_LOOKS = 0.5
+# Of a run on S3, where every look is paid for.
+_SECONDS_BETWEEN_REQUESTS = 3.0
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -172,9 +174,9 @@ def run_trial(config: dict[str, Any], sweep: Sweep, queue: Queue) -> None:
 def _report_rungs(training: _Training, run: str, reported: int, total: int, report: Callable[..., None]) -> None:
     """Report each rung while a run trains, but the last: it ends a trial, and is reported with the network."""
     while not training.over:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        for scores in rungs_of(join(run, RUNGS)):
-            if reported < scores["step"] < total and _is_kept(run, scores["step"]):
+        time.sleep(_SECONDS_BETWEEN_LOOKS if is_local(run) else _SECONDS_BETWEEN_REQUESTS)
+        for scores in rungs_of(join(run, RUNGS), after=reported):
+            if scores["step"] < total and _is_kept(run, scores["step"]):
                 report(scores, _checkpoint(run, scores["step"]))
                 reported = scores["step"]
 

@@ -11,7 +11,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from vosforge.errors import UserError
+from vosforge.outputs import submitted
 from vosforge.storage import is_local, join
+
+_LOGGER = logging.getLogger(__name__)
 
 # Without it MLflow's page opens an experiment as one of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -24,8 +27,13 @@ _SECRETS = re.compile(r"(?<=://)[^/@\s'\"]*@|(?<=[?&])((?:[\w-]*(?:password|secr
 
 def default_store(folder: str | Path = "runs") -> str:
     """The tracking URI: `MLFLOW_TRACKING_URI`, else a SQLite file `mlflow.db` in the folder; for `s3://`, in runs/."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    if not is_local(folder) and submitted():
+        _LOGGER.warning("MLFLOW_TRACKING_URI is not set: what is tracked goes when this job ends; name a server")
     local = Path(folder if is_local(folder) else "runs").resolve()
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{local / 'mlflow.db'}"
+    return f"sqlite:///{local / 'mlflow.db'}"
 
 
 def connect(store: str) -> MlflowClient:

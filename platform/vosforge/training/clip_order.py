@@ -42,7 +42,9 @@ def clip_numbers(step: int, batch: int, rank: int, world: int) -> range:
         UserError: when the global batch cannot be shared equally.
     """
     if batch % world:
-        raise UserError(f"the global batch of {batch} clips cannot be shared by {world} workers; choose a multiple")
+        raise UserError(
+            f"the global batch of {batch} clips cannot be shared by {world} workers; take a number that divides it"
+        )
     share = batch // world
     first = step * batch + rank * share
     return range(first, first + share)
