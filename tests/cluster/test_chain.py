@@ -17,6 +17,7 @@ from heads import BIN, ROOT, Head
 from machines import FAST
 from mlflow import MlflowClient
 from namespaces import Node, bridge
+from stores import Server
 
 from vosforge.data.image_files import encode_mask
 from vosforge.storage import exists, read_bytes
@@ -90,10 +91,12 @@ def cluster(tmp_path, monkeypatch) -> Iterator[Cluster]:
         s3_server(address) as server,
         faulty(server, refuse_and_dawdle, address) as (store, spoilt),
     ):
-        for name, value in {**KEYS, "AWS_ENDPOINT_URL": server}.items():
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": server, "MLFLOW_S3_ENDPOINT_URL": store}.items():
             monkeypatch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="team")
-        made = Cluster(tmp_path, address, {**KEYS, "AWS_ENDPOINT_URL": store})
+        tracking = Server(tmp_path, artefacts="s3://team/mlflow")
+        tracking.start()
+        made = Cluster(tmp_path, address, {**KEYS, "AWS_ENDPOINT_URL": store, "MLFLOW_TRACKING_URI": tracking.uri})
         try:
             made.nodes = [Node(number, made, address) for number in (1, 2)]
             for node in made.nodes:
@@ -104,6 +107,7 @@ def cluster(tmp_path, monkeypatch) -> Iterator[Cluster]:
             for node in made.nodes:
                 node.remove()
             made.stop()
+            tracking.kill()
 
 
 @pytest.fixture
