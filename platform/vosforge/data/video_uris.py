@@ -16,7 +16,7 @@ from vosforge.storage import download_file
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # How MP4 and MOV, AVI, Matroska and WebM, and MPEG's program, elementary and transport streams begin.
 _CONTAINER = re.compile(
-    rb".{4}(ftyp|moov|mdat|wide|free|skip|pnot)|RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\1[\xb3\xba]|G.{187}G", re.DOTALL
+    rb".{4}(ftyp|moov|mdat|wide|free|skip|pnot)|RIFF.{4}AVI |\x1aE\xdf\xa3|\x00\x00\x01[\xb3\xba]|G.{187}G", re.DOTALL
 )
 
 
