@@ -51,7 +51,8 @@ class Options:
     set: str | None = None
     """Set of the report on which to compare with the champion; needed where there are several."""
     force: str | None = None
-    """Move champion whatever is measured; the reason given here is kept as a tag of the version."""
+    """Move champion whatever is measured, or let --report replace another evaluation that is kept with a registered
+    version; the reason given here is kept as a tag of the version."""
     rollback: str | None = None
     """Name of a registered model whose former champion is put back."""
     reason: str | None = None
@@ -89,8 +90,11 @@ def check(options: Options) -> None:
         raise UserError("expected --model and --name, or --rollback NAME")
     if options.reason is not None:
         raise UserError("--reason goes with --rollback; give the reason of --force behind it")
-    if options.alias != "champion" and (options.set or options.force is not None):
-        raise UserError("--set and --force say how champion is moved; add --alias champion")
+    if options.alias != "champion" and options.set:
+        raise UserError("--set says how champion is moved; add --alias champion")
+    replaces = options.report is not None and options.model.startswith(REGISTERED)
+    if options.alias != "champion" and options.force is not None and not replaces:
+        raise UserError("--force moves champion, or lets a registered version's --report replace another; add either")
     if options.force is not None and not options.force.strip():
         raise UserError("--force: expected a reason, found none")
     if options.report is not None and not exists(options.report):
@@ -124,7 +128,9 @@ def change(options: Options, store: str) -> None:
         raise UserError(f"{options.model} is registered already; add --report, --alias or both")
     uri = version_uri(options.model, store) if "@" in options.model else options.model
     evaluations = evaluated(options, digest_of(uri, store))
-    decision = promote(uri, store, options.alias, Candidacy(evaluations, options.set, options.force))
+    candidacy = Candidacy(evaluations, options.set, options.force)
+    with local_copy(options.report or ".") as report:
+        decision = promote(uri, store, options.alias, candidacy, report if evaluations else None)
     if evaluations:
         print(f"{options.report} is kept with {uri}, on {', '.join(evaluation.on for evaluation in evaluations)}")
     if decision is not None:
@@ -140,9 +146,11 @@ def evaluated(options: Options, digest: str | None) -> list[Evaluation]:
 
 
 def tell_unused(options: Options, evaluations: list[Evaluation]) -> None:
-    """Say so where a report was given that says nothing of the model."""
+    """Say so where a report was given that says nothing of the model, or nothing by which it is known."""
     if options.report and not evaluations:
         print(f"note: {options.report} does not tell which method is this model; name it with --method")
+    elif any(evaluation.model is None for evaluation in evaluations):
+        print(f"note: {options.report} gives no digest of {evaluations[0].method}; that it is this model is trusted")
 
 
 if __name__ == "__main__":

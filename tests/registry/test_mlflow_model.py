@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import boto3
+import cv2
 import mlflow
 import numpy as np
 import pandas as pd
@@ -153,6 +154,9 @@ def test_video_on_s3_is_segmented_where_its_prefix_is_open(model, videos, monkey
                 model.predict(named(f"s3://open/{closed}"))
         with pytest.raises(MlflowException, match=r"s3://open/here/none\.mp4: no such file"):
             model.predict(named("s3://open/here/none.mp4"))
+        s3.put_object(Bucket="open", Key="here/list.m3u8", Body=b"#EXTM3U\n")
+        with pytest.raises(MlflowException, match="found another kind of file"):
+            model.predict(named("s3://open/here/list.m3u8"))
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9/clip.mp4", "ftp://host/clip.mp4", "rtsp://host/live"])
@@ -165,12 +169,62 @@ def test_no_path_and_no_link_leads_out_of_the_open_folders(model, videos, tmp_pa
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "0.jpg").write_bytes(encode_frame(clip()[0][0]))
     (videos / "link").symlink_to(tmp_path / "secret")
-    for uri in (tmp_path / "secret", videos / ".." / "secret", videos / "link", f"file://{tmp_path}/secret"):
+    (videos / "linked").mkdir()
+    (videos / "linked" / "0.jpg").symlink_to(tmp_path / "secret" / "0.jpg")
+    for uri in (
+        tmp_path / "secret", videos / ".." / "secret", videos / "link", videos / "linked", f"file://{tmp_path}/secret"
+    ):  # fmt: skip
         with pytest.raises(MlflowException, match="expected in one of the folders opened for videos"):
             model.predict(named(uri))
     monkeypatch.delenv("VOSFORGE_VIDEOS")
     with pytest.raises(MlflowException, match="expected none, as no folder is opened for videos"):
         model.predict(named(videos / "clip"))
+
+
+def test_frames_that_are_links_within_the_open_folders_are_segmented(model, videos):
+    (videos / "again").mkdir()
+    for path in (videos / "clip").iterdir():
+        (videos / "again" / path.name).symlink_to(path)
+    found = masks_of(model.predict(named(videos / "again")))
+    assert np.array_equal(found, masks_of(model.predict(named(videos / "clip"))))
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4"])
+def test_no_playlist_leads_out_of_the_open_folders(model, videos, tmp_path, name):
+    secret = tmp_path / "secret.mp4"
+    write_video(secret)
+    (videos / "link").symlink_to(secret)
+    lines = {
+        "list.m3u8": ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:0.4,", secret.as_uri(), "#EXT-X-ENDLIST"],
+        "list.mp4": ["ffconcat version 1.0", "file link", "duration 0.4"],
+    }[name]
+    (videos / name).write_text("\n".join(lines) + "\n")
+    with pytest.raises(MlflowException, match=r"expected a video file .* found another kind of file"):
+        model.predict(named(videos / name))
+    # A link to it that is called otherwise is no way round either.
+    (videos / "other.mp4").symlink_to(videos / name)
+    with pytest.raises(MlflowException, match="found another kind of file"):
+        model.predict(named(videos / "other.mp4"))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.avi", "clip.mkv", "clip.mpg"])
+def test_usual_containers_are_opened(model, videos, name):
+    write_video(videos / name)
+    assert masks_of(model.predict(named(videos / name))).shape == (4, 40, 48)
+
+
+def write_video(path: Path) -> None:
+    codec = "PIM1" if path.suffix == ".mpg" else "mp4v" if path.suffix != ".avi" else "MJPG"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (48, 40))
+    for frame in clip()[0]:
+        writer.write(frame)
+    writer.release()
+
+
+def test_base64_may_have_line_breaks(model):
+    broken = table().map(lambda text: base64.encodebytes(base64.b64decode(text)).decode())
+    assert "\n" in broken["frame"][0].strip()
+    assert np.array_equal(masks_of(model.predict(broken)), masks_of(model.predict(table())))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +234,7 @@ def test_no_path_and_no_link_leads_out_of_the_open_folders(model, videos, tmp_pa
         ({"frame": ["", *["x"] * 3]}, "row 0, frame: expected a JPEG or PNG, found none"),
         ({"frame": ["eHh4"] * 4}, "row 0, frame: expected a JPEG or PNG image, found 3 bytes that do not decode"),
         ({"mask": ["x", "", "", ""]}, "row 0, mask: expected base64, found something else"),
+        ({"frame": ["e!Hh4"] * 4}, "row 0, frame: expected base64, found something else"),
         (
             {"video": ["a.mp4", "", "", ""]},
             "a request is one clip: expected frames, one a row, or one video, found more",

@@ -15,7 +15,7 @@ from vosforge.registry.promotion import decide
 def evaluation(values: list[float], **changes: object) -> Evaluation:
     """Of videos with one object each, whose J and F are the same."""
     scores = {f"v{i}": {1: {measure: {"mean": value} for measure in "JF"}} for i, value in enumerate(values)}
-    return replace(Evaluation("held-out", "mine", "davis2017", scores), **changes)
+    return replace(Evaluation("held-out", "mine", "davis2017", scores, truth="t", model="m"), **changes)
 
 
 BEFORE = [0.5, 0.6, 0.7, 0.4, 0.55, 0.65, 0.3, 0.8]
@@ -33,6 +33,14 @@ def test_better_on_every_video_is_allowed_and_told():
     told = "J&F +0.0200, 95 % interval +0.0200 to +0.0200 over 8 videos against version 3 on held-out"
     assert decision.reason == told
     assert json.loads(decision.as_json())["difference"]["videos"] == 8
+
+
+def test_missing_digests_are_told_with_the_decision():
+    ours, theirs = evaluation(BEFORE, model=None), evaluation(BEFORE, truth=None)
+    assert decide("1", ours, theirs).reason.endswith(
+        "against version 1 on held-out (reports give no digest of the new version, the videos of held-out)"
+    )
+    assert "no digest of version 1)" in decide("1", evaluation(BEFORE), evaluation(BEFORE, model=None)).reason
 
 
 def test_equal_scores_are_allowed():

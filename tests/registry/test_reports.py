@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import isnan
 
 import mlflow
@@ -8,7 +9,7 @@ import pytest
 
 from vosforge.errors import UserError
 from vosforge.registry import read_report
-from vosforge.registry.evaluations import chosen, keep, kept
+from vosforge.registry.evaluations import chosen, compare_kept, keep, keep_report, kept
 
 
 def objects(mean: float | None) -> dict:
@@ -73,6 +74,52 @@ def test_reports_that_cannot_be_of_the_model_are_refused(report, tmp_path):
         read_report(tmp_path / "curve.json")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": None},
+        {"models": {"new": None}},
+        {"models": {"new": {"sha256": 5}}},
+        {"truths": None},
+        {"truths": {"held-out": None}},
+        {"settings": []},
+        {"sets": {"held-out": ["new"]}},
+        {"protocol": None},
+    ],
+)
+def test_reports_with_parts_of_another_kind_are_refused(report, change):
+    report.write_text(json.dumps({**json.loads(report.read_text()), **change}))
+    with pytest.raises(UserError, match="expected a report of jobs/evaluate"):
+        read_report(report, model="bbbb")
+
+
+@pytest.mark.parametrize("value", [9.0, -0.1, 1.001, float("inf")])
+def test_scores_outside_0_to_1_are_refused(report, value):
+    content = json.loads(report.read_text())
+    content["sets"]["held-out"]["new"]["scores"]["b"]["1"]["F"]["mean"] = value
+    report.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"new on held-out, video b, object 1, F: expected 0 to 1, found"):
+        read_report(report, model="bbbb")
+
+
+def test_the_same_scores_again_are_nothing_new_and_others_contradict(report):
+    known = read_report(report, model="bbbb")
+    assert compare_kept(known, read_report(report, model="bbbb")) == ([], [])
+    assert compare_kept(known[:1], known) == (known[1:], [])
+    for changes in (
+        {"scores": {"a": known[0].scores["a"]}},
+        {"protocol": "youtube"},
+        {"how": {}},
+        {"truth": "other"},
+        {"model": "other"},
+    ):
+        other = replace(known[0], **changes)
+        assert compare_kept(known, [other]) == ([other], ["held-out"])
+    less = replace(known[0], truth=None, model=None)
+    assert compare_kept(known, [less]) == ([], [])
+    assert compare_kept([less], known[:1]) == (known[:1], [])
+
+
 def test_a_set_is_named_where_there_are_several(report):
     found = read_report(report, model="aaaa")
     assert chosen(found, "held-out") is found[0]
@@ -91,6 +138,7 @@ def test_kept_evaluations_are_what_was_read_and_newer_ones_replace_older(report,
     assert kept(client, run) == []
     keep(client, run, read_report(report, model="aaaa"))
     keep(client, run, read_report(report, model="bbbb")[:1])
+    assert client.get_run(run).data.metrics["s3-bucket-other/JF_mean"] == 0.5
     found = {evaluation.on: evaluation for evaluation in kept(client, run)}
     assert {on: evaluation.method for on, evaluation in found.items()} == {
         "held-out": "new",
@@ -98,3 +146,15 @@ def test_kept_evaluations_are_what_was_read_and_newer_ones_replace_older(report,
     }
     assert found["held-out"].scores["a"] == {1: {"J": {"mean": 0.5}, "F": {"mean": 0.5}}}
     assert isnan(found["held-out"].scores["b"][1]["F"]["mean"])
+
+
+def test_files_of_reports_stand_side_by_side(report, tmp_path):
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run = client.create_run(client.create_experiment("one", artifact_location=(tmp_path / "a").as_uri())).info.run_id
+    first = report.read_bytes()
+    for content in (first, b"{}", first, b"{}"):
+        report.write_bytes(content)
+        keep_report(client, run, report)
+    names = sorted(file.path for file in client.list_artifacts(run))
+    assert names == ["report-44136fa3.json", "report.json"]
+    assert [(tmp_path / "a" / run / "artifacts" / name).read_bytes() for name in names] == [b"{}", first]

@@ -2,7 +2,8 @@
 
 from vosforge.registry.champions import roll_back
 from vosforge.registry.evaluations import Evaluation, read_report
-from vosforge.registry.versions import Candidacy, digest_of, load_model, promote, register, version_uri
+from vosforge.registry.uris import digest_of, version_uri
+from vosforge.registry.versions import Candidacy, load_model, promote, register
 
 __all__ = [
     "Candidacy",

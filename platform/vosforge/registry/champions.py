@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timezone
 
 from mlflow import MlflowClient
@@ -16,7 +17,24 @@ from vosforge.tracking.stores import redacted
 CHAMPION, CHALLENGER = "champion", "challenger"
 HISTORY_TAG = "vosforge.champions"
 """Of a registered model: versions that were champion, in that order, the present one last."""
+# MLflow's own rule; names like those of versions lead elsewhere.
+_ALIAS, _NO_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}"), re.compile(r"latest|v\d+", re.IGNORECASE)
 PROMOTION_TAG, FORCED_TAG, ROLLED_BACK_TAG = "vosforge.promotion", "vosforge.forced", "vosforge.rolled_back"
+REPLACED_TAG = "vosforge.replaced"
+"""Of a version: which of its evaluations gave way to others, when and why."""
+
+
+def check_alias(alias: str | None) -> None:
+    """Refuse an alias that MLflow would refuse once the version is there.
+
+    Raises:
+        UserError: for such an alias.
+    """
+    if alias is not None and (not _ALIAS.fullmatch(alias) or _NO_ALIAS.fullmatch(alias)):
+        raise UserError(
+            f"--alias {alias}: expected letters, digits, - and _, at most 255, but not latest or v with a number; "
+            "choose another name"
+        )
 
 
 def champion_of(client: MlflowClient, name: str) -> str | None:
@@ -55,6 +73,13 @@ def note(client: MlflowClient, name: str, version: str, decision: Decision) -> N
     client.set_model_version_tag(name, version, PROMOTION_TAG, decision.as_json())
     if decision.forced is not None:
         client.set_model_version_tag(name, version, FORCED_TAG, decision.forced)
+
+
+def note_replaced(client: MlflowClient, name: str, version: str, sets: list[str], reason: str) -> None:
+    """Add to a version's tags that evaluations on these sets were replaced, when and why."""
+    earlier = json.loads(client.get_model_version(name, version).tags.get(REPLACED_TAG, "[]"))
+    told = {"sets": sets, "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "reason": reason}
+    client.set_model_version_tag(name, version, REPLACED_TAG, json.dumps([*earlier, told]))
 
 
 def roll_back(name: str, store: str, reason: str | None = None) -> tuple[str, str]:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,11 @@ def read_report(report: str | Path, method: str | None = None, model: str | None
         Empty when the report does not tell which method is the model.
 
     Raises:
-        UserError: when it is no such report, or has no such method, or says that the method is another model.
+        UserError: when it is no such report, or has no such method, or says that the method is another model, or has
+            scores outside [0, 1].
     """
     content = _read(report)
-    digests = {name: told["sha256"] for name, told in content.get("models", {}).items()}
+    digests = {name: told.get("sha256") for name, told in content.get("models", {}).items()}
     names = sorted({name for methods in content["sets"].values() for name in methods})
     if method is None:
         method = _found(names, digests, model)
@@ -104,10 +106,34 @@ def chosen(evaluations: list[Evaluation], on: str | None) -> Evaluation | None:
     raise UserError(f"--set {on}: expected a set that the model was evaluated on, found {names or 'none'}")
 
 
-def keep(client: MlflowClient, run: str, evaluations: list[Evaluation]) -> None:
-    """Log evaluations as artefacts of a run; a newer one of the same set takes the place of the old one."""
+def compare_kept(known: Sequence[Evaluation], brought: Sequence[Evaluation]) -> tuple[list[Evaluation], list[str]]:
+    """Hold evaluations of a version against those that are kept with it.
+
+    Returns:
+        Those that say something new, and the names of sets on which they contradict what is kept. The same scores
+        again are nothing new, but digests that are missing so far are.
+    """
+    before, new, contradicted = {evaluation.on: evaluation for evaluation in known}, [], []
+    for evaluation in brought:
+        old = before.get(evaluation.on)
+        if old is None:
+            new.append(evaluation)
+        elif _contradicts(evaluation, old):
+            new.append(evaluation)
+            contradicted.append(evaluation.on)
+        elif (evaluation.truth and not old.truth) or (evaluation.model and not old.model):
+            new.append(replace(evaluation, truth=evaluation.truth or old.truth, model=evaluation.model or old.model))
+    return new, contradicted
+
+
+def keep(client: MlflowClient, run: str, evaluations: Sequence[Evaluation]) -> None:
+    """Log evaluations to a run as artefacts, and their averages as metrics; a newer one of a set replaces the old."""
     with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
         for evaluation in evaluations:
+            # First, as it is by the file that evaluations are known to be kept.
+            for name, value in evaluation.metrics.items():
+                if not isnan(value):
+                    client.log_metric(run, name, value)
             path = Path(folder) / _file_name(evaluation.on)
             means = replace(evaluation, scores=_scores(evaluation.scores))
             path.write_text(json.dumps(without_nan(asdict(means)), indent=1))
@@ -124,6 +150,20 @@ def kept(client: MlflowClient, run: str) -> list[Evaluation]:
     return found
 
 
+def keep_report(client: MlflowClient, run: str, report: Path) -> None:
+    """Log a report's file as an artefact of a run, beside one of the same name that has another content."""
+    content, name = report.read_bytes(), report.name
+    there = {file.path for file in client.list_artifacts(run)}
+    with tempfile.TemporaryDirectory(prefix="vosforge-") as folder:
+        if name in there and Path(client.download_artifacts(run, name, folder)).read_bytes() != content:
+            name = f"{report.stem}-{hashlib.sha256(content).hexdigest()[:8]}{report.suffix}"
+        if name not in there:
+            copy = Path(folder) / "new" / name
+            copy.parent.mkdir()
+            copy.write_bytes(content)
+            client.log_artifact(run, str(copy))
+
+
 def _file_name(on: str) -> str:
     """Of letters that every store of artefacts takes, and another for each set."""
     plain = _plain(on)
@@ -138,11 +178,24 @@ def _plain(on: str) -> str:
 def _read(report: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(read_bytes(report))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{report}: expected JSON of jobs/evaluate.py, found something else ({error})") from error
-    if not isinstance(content, dict) or not isinstance(content.get("sets"), dict) or "protocol" not in content:
+    if not _is_report(content):
         raise UserError(f"{report}: expected a report of jobs/evaluate.py --json, found other JSON")
     return content
+
+
+def _is_report(content: Any) -> bool:
+    """Whether JSON is built like a report, down to what a model says of each set."""
+    if not isinstance(content, dict) or "sets" not in content or not isinstance(content.get("protocol"), str):
+        return False
+    parts = {name: content.get(name, {}) for name in ("sets", "models", "truths", "settings")}
+    if not all(isinstance(part, dict) for part in parts.values()):
+        return False
+    told = [*parts["models"].values(), *parts["truths"].values()]
+    if not all(isinstance(entry, dict) for entry in (*told, *parts["sets"].values())):
+        return False
+    return all(isinstance(entry.get(name), str | None) for entry in told for name in ("sha256", "digest"))
 
 
 def _found(names: list[str], digests: dict[str, str | None], model: str | None) -> str | None:
@@ -159,11 +212,35 @@ def _evaluation(report: str | Path, content: dict[str, Any], on: str, method: st
         raise UserError(
             f"{report}: {method} on {on}: expected scores of every video, found none; evaluate under another --protocol"
         ) from error
+    _check_range(f"{report}: {method} on {on}", scores)
     usual = json.loads(json.dumps(asdict(AS_SAVED)))
     said = {**content.get("settings", {}), "short_side": content.get("short_side")}
     how = {name: value for name, value in said.items() if value != usual.get(name)}
     truth = content.get("truths", {}).get(on, {}).get("digest")
     return Evaluation(on, method, content["protocol"], scores, how, truth, model)
+
+
+def _check_range(called: str, scores: dict[str, Scores]) -> None:
+    for video, objects in scores.items():
+        for k, told in objects.items():
+            for measure, value in told.items():
+                # NaN is neither below nor above.
+                if value["mean"] < 0 or value["mean"] > 1:
+                    raise UserError(
+                        f"{called}, video {video}, object {k}, {measure}: expected 0 to 1, found {value['mean']:g}; "
+                        "evaluate again with jobs/evaluate.py"
+                    )
+
+
+def _contradicts(new: Evaluation, old: Evaluation) -> bool:
+    pairs = ((new.truth, old.truth), (new.model, old.model))
+    return _as_kept(new) != _as_kept(old) or any(here and there and here != there for here, there in pairs)
+
+
+def _as_kept(evaluation: Evaluation) -> str:
+    """What was measured and how, in the letters in which it is kept."""
+    told = {"protocol": evaluation.protocol, "how": evaluation.how, "scores": _scores(evaluation.scores)}
+    return json.dumps(without_nan(told), sort_keys=True)
 
 
 def _scores(content: dict[str, Any]) -> dict[str, Scores]:

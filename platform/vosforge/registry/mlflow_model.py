@@ -119,8 +119,9 @@ def _bytes(value: str | bytes, name: str) -> bytes:
     if isinstance(value, bytes):
         return value
     try:
-        return base64.b64decode(value)
-    except (binascii.Error, ValueError, TypeError) as error:
+        # Many programs break lines of base64.
+        return base64.b64decode("".join(value.split()), validate=True)
+    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{name}: expected base64, found something else ({error})") from error
 
 

@@ -68,6 +68,8 @@ def decide(
         return Decision(True, str(error), champion, ours.on if ours else None, forced=force)
     objection = judge(difference)
     told = f"{describe(difference)} against version {champion} on {ours.on}{': ' if objection else ''}{objection}"
+    if trusted := _without_digest(ours, theirs, champion):
+        told += f" (reports give no digest of {', '.join(trusted)})"
     return Decision(not objection or force is not None, told, champion, ours.on, difference, force)
 
 
@@ -115,6 +117,16 @@ def compare(ours: Evaluation | None, theirs: Evaluation | None, champion: str) -
             )
     _check_videos(ours, theirs, champion)
     return paired_difference(ours.scores, theirs.scores)
+
+
+def _without_digest(ours: Evaluation, theirs: Evaluation, champion: str) -> list[str]:
+    """What nothing shows to be what it is called."""
+    digests = {
+        "the new version": ours.model,
+        f"version {champion}": theirs.model,
+        f"the videos of {ours.on}": ours.truth and theirs.truth,
+    }
+    return [called for called, digest in digests.items() if not digest]
 
 
 _CALLED = {"protocol": "--protocol", "how": "setting", "truth": "content of its shards"}

@@ -18,17 +18,15 @@ from mlflow.exceptions import MlflowException
 
 from vosforge.errors import UserError
 from vosforge.propagation import Model
-from vosforge.propagation.model import model_digest
 from vosforge.registry import lineage as lineages
 from vosforge.registry import packing
-from vosforge.registry.champions import CHALLENGER, CHAMPION, champion_of, crown, note
-from vosforge.registry.evaluations import Evaluation, chosen, keep, kept
+from vosforge.registry.champions import CHALLENGER, CHAMPION, champion_of, check_alias, crown, note, note_replaced
+from vosforge.registry.evaluations import Evaluation, chosen, compare_kept, keep, keep_report, kept
 from vosforge.registry.promotion import Decision, decide
+from vosforge.registry.uris import name_and_version
 from vosforge.storage import local_copy
 from vosforge.tracking import connect, experiment, first_line
 from vosforge.tracking.stores import redacted
-
-_DIGEST_TAG = "vosforge.sha256"
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Candidacy:
     Attributes:
         evaluations: of it, one a set; they are kept with the version.
         on: the set on which it is compared with the champion; None where there is one evaluation.
-        force: why it becomes champion whatever is measured; None lets the comparison decide.
+        force: why it becomes champion whatever is measured, and may replace evaluations that are kept with it; None
+            lets the comparison decide, and keeps what is there.
     """
 
     evaluations: Sequence[Evaluation] = ()
@@ -81,10 +80,11 @@ def register(
         The version's URI, `models:/<name>/<version>`.
 
     Raises:
-        UserError: when the folder holds no model, the store does not answer, or a comparison with the champion is
-            asked for and cannot be made; nothing is registered then. Also when the comparison speaks against the
-            version, which then is registered, and "challenger".
+        UserError: when the folder holds no model, the alias cannot be, the store does not answer, or a comparison with
+            the champion is asked for and cannot be made; nothing is registered then. Also when the comparison speaks
+            against the version, which then is registered, and "challenger".
     """
+    check_alias(alias)
     Model.load(folder)
     lineage = lineage or lineages.of_model(Path(folder))
     client = connect(store)
@@ -92,7 +92,7 @@ def register(
         identifier = experiment(client, experiment_name, artefacts)
         decision = _decide(client, name, candidacy) if alias == CHAMPION else None
         run = _log(folder, name, store, identifier, metrics or {}, files or [], lineage, candidacy.evaluations)
-        told = {**lineages.tags(lineage), **_evaluation_tags(candidacy), **(tags or {})}
+        told = {**lineages.tags(lineage), **_evaluation_tags(candidacy.evaluations), **(tags or {})}
         # The version exists only with all of this.
         made = mlflow.register_model(run, name, tags=told)
         version = str(made.version)
@@ -104,7 +104,9 @@ def register(
     return f"models:/{name}/{version}"
 
 
-def promote(uri: str, store: str, alias: str | None, candidacy: Candidacy) -> Decision | None:
+def promote(
+    uri: str, store: str, alias: str | None, candidacy: Candidacy, report: Path | None = None
+) -> Decision | None:
     """Give a registered version evaluations, and an alias; "champion" only as `decide` allows.
 
     Args:
@@ -112,20 +114,24 @@ def promote(uri: str, store: str, alias: str | None, candidacy: Candidacy) -> De
         store: tracking URI.
         alias: moved to the version; None moves none.
         candidacy: evaluations to keep with it, beside those that it has, and how it becomes champion.
+        report: kept beside it.
 
     Returns:
         What was decided; None where nothing was to be.
 
     Raises:
-        UserError: when there is no such version, or as `register`.
+        UserError: when there is no such version, it has another evaluation on one of these sets and nothing is forced,
+            or as `register`.
     """
+    check_alias(alias)
     client = connect(store)
-    name, version = (uri if "@" not in uri else version_uri(uri, store)).removeprefix("models:/").split("/")
+    name, version = name_and_version(uri, store)
     with _answering(store, f"{uri} could not be changed"):
         found = client.get_model_version(name, version)
-        keep(client, found.run_id, list(candidacy.evaluations))
-        for key, value in _evaluation_tags(candidacy).items():
-            client.set_model_version_tag(name, version, key, value)
+        if candidacy.evaluations:
+            _add(client, name, version, found.run_id, candidacy)
+        if report is not None:
+            keep_report(client, found.run_id, report)
         if alias == CHAMPION:
             decision = _decide(client, name, candidacy, version)
             _settle(client, name, version, decision)
@@ -162,42 +168,21 @@ def load_model(uri: str, store: str | None = None) -> Model:
         ) from error
 
 
-def version_uri(uri: str, store: str) -> str:
-    """`models:/<name>/<version>` of a `models:/<name>@<alias>`, which may move later.
-
-    Raises:
-        UserError: when there is no such alias.
-    """
-    name, alias = uri.removeprefix("models:/").split("@")
-    try:
-        return f"models:/{name}/{connect(store).get_model_version_by_alias(name, alias).version}"
-    except MlflowException as error:
-        raise UserError(f"{uri}: not found in MLflow at {redacted(store)} ({first_line(error)})") from error
-
-
-def digest_of(uri: str, store: str) -> str | None:
-    """Digest of a model, as `model_digest`; of a registered version as it was when it was registered.
-
-    Args:
-        uri: as in `load_model`.
-        store: tracking URI for MLflow's.
-
-    Returns:
-        None for versions that were not registered by vosforge.
-
-    Raises:
-        UserError: when there is no such model.
-    """
-    if uri.startswith("runs:/"):
-        return None
-    if not uri.startswith("models:/"):
-        with local_copy(uri) as path:
-            return model_digest(path)
-    name, _, version = (uri if "@" not in uri else version_uri(uri, store)).removeprefix("models:/").partition("/")
-    try:
-        return connect(store).get_model_version(name, version).tags.get(_DIGEST_TAG)
-    except MlflowException as error:
-        raise UserError(f"{uri}: not found in MLflow at {redacted(store)} ({first_line(error)})") from error
+def _add(client: MlflowClient, name: str, version: str, run: str, candidacy: Candidacy) -> None:
+    """Keep further evaluations with a version; such as contradict those that it has only where that is forced."""
+    known = kept(client, run)
+    new, contradicted = compare_kept(known, candidacy.evaluations)
+    if contradicted:
+        if candidacy.force is None:
+            uri = f"models:/{name}/{version}"
+            raise UserError(
+                f"{uri}: another evaluation on {', '.join(contradicted)} is kept with it; to replace that: "
+                f"jobs/register.py --model {uri} --name {name} --report FILE --force REASON"
+            )
+        note_replaced(client, name, version, contradicted, candidacy.force)
+    keep(client, run, new)
+    for key, value in _evaluation_tags([*known, *new]).items():
+        client.set_model_version_tag(name, version, key, value)
 
 
 def _decide(client: MlflowClient, name: str, candidacy: Candidacy, version: str | None = None) -> Decision:
@@ -207,8 +192,8 @@ def _decide(client: MlflowClient, name: str, candidacy: Candidacy, version: str 
         return decide(None, None, None, candidacy.force)
     if champion == version:
         return Decision(True, f"version {version} is champion already", champion)
-    known = [] if version is None else kept(client, client.get_model_version(name, version).run_id)
-    ours = chosen(list({e.on: e for e in (*known, *candidacy.evaluations)}.values()), candidacy.on)
+    brought = candidacy.evaluations if version is None else kept(client, client.get_model_version(name, version).run_id)
+    ours = chosen(list(brought), candidacy.on)
     before = kept(client, client.get_model_version(name, champion).run_id)
     theirs = next((e for e in before if ours and e.on == ours.on), None)
     return decide(champion, ours, theirs, candidacy.force)
@@ -239,16 +224,16 @@ def _log(
     """Log everything that a version consists of to a run; the model's URI."""
     mlflow.set_tracking_uri(store)
     with mlflow.start_run(experiment_id=identifier, run_name=f"register {name}") as run:
-        mlflow.log_metrics({**metrics, **{k: v for e in evaluations for k, v in e.metrics.items() if v == v}})
+        mlflow.log_metrics(metrics)
         for file in files:
             mlflow.log_artifact(str(file))
         mlflow.log_text(redacted(json.dumps(lineage, indent=1)), lineages.LINEAGE_FILE)
-        keep(MlflowClient(store), run.info.run_id, list(evaluations))
+        keep(MlflowClient(store), run.info.run_id, evaluations)
         return packing.log(Path(folder), name).model_uri
 
 
-def _evaluation_tags(candidacy: Candidacy) -> dict[str, str]:
-    return {"vosforge.evaluated_on": " ".join(e.on for e in candidacy.evaluations)} if candidacy.evaluations else {}
+def _evaluation_tags(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    return {"vosforge.evaluated_on": " ".join(dict.fromkeys(e.on for e in evaluations))} if evaluations else {}
 
 
 @contextlib.contextmanager
