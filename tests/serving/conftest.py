@@ -5,8 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clients import InProcess
+from fastapi.testclient import TestClient
 
 from vosforge.propagation.model import BUNDLED
+from vosforge.serving.access import Access
+from vosforge.serving.api import make_app
 from vosforge.serving.journal import Journal
 from vosforge.serving.limits import Limits
 from vosforge.serving.models import Shelf, shelf
@@ -46,3 +50,12 @@ def make_store(tmp_path: Path, bundled: Shelf, clock: Clock) -> Iterator[Callabl
     yield make
     for store in stores:
         store.stop()
+
+
+@pytest.fixture
+def connect(make_store):
+    def connect(token: str | None = None, **limits: Any) -> TestClient:
+        app = make_app(InProcess(make_store(**limits)), Limits(**limits), Access(token))
+        return TestClient(app, raise_server_exceptions=False)
+
+    return connect

@@ -1,57 +1,20 @@
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
+from clients import TOKEN, opened
 from films import Film, tar, untar
 from PIL import Image
 
 from vosforge.errors import UserError
 from vosforge.serving.access import Access, read_token
-from vosforge.serving.api import make_app
-from vosforge.serving.limits import Limits
-
-TOKEN = "correct-horse-battery"
-
-
-class InProcess:
-    """The one slot of this process."""
-
-    def __init__(self, store: Any):
-        self.store = store
-
-    async def ask(self, slot: int, method: str, *arguments: Any) -> Any:
-        return await asyncio.to_thread(getattr(self.store, method), *arguments)
-
-    async def choose(self) -> int:
-        return 0
-
-    async def all_stats(self) -> dict[int, dict[str, Any] | None]:
-        return {0: self.store.stats(), 1: None}
-
-
-@pytest.fixture
-def connect(make_store):
-    def connect(token: str | None = None, **limits: Any) -> TestClient:
-        app = make_app(InProcess(make_store(**limits)), Limits(**limits), Access(token))
-        return TestClient(app, raise_server_exceptions=False)
-
-    return connect
-
-
-def opened(client: TestClient, **body: Any) -> str:
-    answer = client.post("/v1/sessions", json=body)
-    assert answer.status_code == 201, answer.text
-    return f"/v1/sessions/{answer.json()['session']}"
 
 
 def test_a_clip_comes_back_as_masks(connect):

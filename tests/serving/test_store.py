@@ -134,9 +134,9 @@ def test_a_session_that_grows_too_large_takes_no_more(make_store):
         for t in range(9):
             store.put_frame(session, t, frames[t % 3])
 
-    store = make_store(session_mib=1)
+    store = make_store(session_mib=3)
     session = store.open("interactive")["session"]
-    with pytest.raises(TooLarge, match="MiB of at most 1"):
+    with pytest.raises(TooLarge, match=r"at most 2\.6 MiB of frames"):
         send(store, session)
     assert store.state(session)["frames"] >= 2
     store = make_store(replica_mib=1, session_mib=8)

@@ -21,15 +21,17 @@ class Access:
     What is kept, and travels to other processes, is the token's digest alone.
 
     Args:
-        token: at least 16 characters; None asks for none.
+        token: at least 16 printable ASCII characters; None asks for none.
 
     Raises:
-        UserError: for a shorter one.
+        UserError: for a shorter one, or one that no header can carry.
     """
 
     def __init__(self, token: str | None):
         if token is not None and len(token) < _SHORTEST:
             raise UserError(f"the token: expected at least {_SHORTEST} characters, found {len(token)}")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise UserError("the token: expected printable ASCII characters, found others, which no header can carry")
         self._digest = None if token is None else _digest(token)
 
     @property
@@ -58,7 +60,7 @@ def read_token(file: Path | None) -> str | None:
         UserError: for a file that cannot be read, or is empty.
     """
     if file is None:
-        return os.environ.get(VARIABLE) or None
+        return os.environ.get(VARIABLE, "").strip() or None
     with reading(file):
         token = file.read_text().strip()
     if not token:

@@ -1,27 +1,29 @@
-"""The HTTP interface: routes, bodies within their limits, refusals as 4xx and 503. What they do is the store's.
+"""The HTTP interface: routes, and bodies within their limits. What they do is the store's.
 
 Bodies are the images and archives themselves; no request names a path or an address for the server to open.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+import asyncio
 from typing import Any, Literal, Protocol
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import ClientDisconnect
 
 import vosforge
-from vosforge.errors import UserError
 from vosforge.serving.access import Access
-from vosforge.serving.limits import Limits, Refused, TooMany, Unauthorised
+from vosforge.serving.limits import Limits, Refused, Slow, TooMany
 from vosforge.serving.media import check_bytes
 from vosforge.serving.metrics import Requests, exposition
+from vosforge.serving.refusals import Refusal, add_refusals, malformed, watch
 from vosforge.serving.store import slot_of
 
-PNG, TAR = "image/png", "application/x-tar"
+JSON, PNG, TAR = "application/json", "image/png", "application/x-tar"
+_OPENING_MIB = 1
 
 
 class Backend(Protocol):
@@ -65,45 +67,21 @@ def make_app(backend: Backend, limits: Limits, access: Access) -> FastAPI:
         version=vosforge.__version__,
         description="Segments videos from first masks, frame by frame, or in rounds with a user. Every request but the "
         "opening of a session may be repeated with the same body and has the same answer; after a 503, repeat it.",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        # `Access` checks the token; this has the page at /docs ask for it.
+        dependencies=[] if access.open else [Security(HTTPBearer(auto_error=False))],
+        responses={"default": {"description": "Refused, or failed.", "model": Refusal}},
     )
     requests = Requests()
-    _watch(app, access, requests)
+    watch(app, access, requests)
+    add_refusals(app)
     _add_clips(app, backend, limits)
-    _add_sessions(app, backend)
+    _add_sessions(app, backend, limits)
     _add_frames(app, backend, limits)
     _add_rounds(app, backend, limits)
     _add_health(app, backend, requests)
     return app
-
-
-def _watch(app: FastAPI, access: Access, requests: Requests) -> None:
-    """Let in who may, count requests, and say refusals in HTTP's way."""
-
-    @app.middleware("http")
-    async def watch(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.monotonic()
-        try:
-            if request.url.path.startswith(("/v1/", "/metrics")):
-                access.check(request.headers.get("authorization"))
-            response = await call(request)
-        except UserError as error:
-            response = _refusal(error)
-        # The route's pattern, that no session's id becomes a label.
-        route = getattr(request.scope.get("route"), "path", "other")
-        requests.note(request.method, route, response.status_code, time.monotonic() - started)
-        return response
-
-    @app.exception_handler(UserError)
-    async def refuse(request: Request, error: UserError) -> Response:
-        return _refusal(error)
-
-
-def _refusal(error: UserError) -> Response:
-    status = error.status if isinstance(error, Refused) else 400
-    headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorised) else {}
-    if isinstance(error, Refused) and error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    return JSONResponse({"error": str(error)}, status, headers)
 
 
 def _add_clips(app: FastAPI, backend: Backend, limits: Limits) -> None:
@@ -122,16 +100,26 @@ def _add_clips(app: FastAPI, backend: Backend, limits: Limits) -> None:
             raise TooMany(f"clips: {limits.max_clips} are under way; wait, or send frames in a session")
         under_way.add(request)
         try:
-            data = await _read(request, limits.max_clip_mib, "clip")
+            data = await _read(request, limits.max_clip_mib, "clip", limits)
             return Response(await backend.ask(await backend.choose(), "segment", data), media_type=TAR)
         finally:
             under_way.discard(request)
 
 
-def _add_sessions(app: FastAPI, backend: Backend) -> None:
-    @app.post("/v1/sessions", status_code=201)
-    async def open_session(opening: Opening) -> dict[str, Any]:
+def _add_sessions(app: FastAPI, backend: Backend, limits: Limits) -> None:
+    described = {"requestBody": {"required": True, "content": {JSON: {"schema": Opening.model_json_schema()}}}}
+
+    @app.post("/v1/sessions", status_code=201, openapi_extra=described)
+    async def open_session(request: Request) -> dict[str, Any]:
         """Open a session with the newest version of the model, which it keeps until it is closed."""
+        if not _is_json(request):
+            # Pages of other origins can send anything else without asking first.
+            raise Refused(f"session: expected a body with Content-Type: {JSON}")
+        data = await _read(request, _OPENING_MIB, "session", limits)
+        try:
+            opening = Opening.model_validate_json(data)
+        except ValidationError as error:
+            raise malformed(error.errors()) from error
         return await backend.ask(await backend.choose(), "open", opening.kind, opening.short_side)
 
     @app.get("/v1/sessions/{session}")
@@ -155,7 +143,7 @@ def _add_frames(app: FastAPI, backend: Backend, limits: Limits) -> None:
         answers 204.
         """
         slot = slot_of(session)
-        data = await _read(request, limits.max_image_mib, f"frame {t}")
+        data = await _read(request, limits.max_image_mib, f"frame {t}", limits)
         answer = await backend.ask(slot, "put_frame", session, t, data)
         return Response(answer, media_type=PNG) if answer else Response(status_code=204)
 
@@ -163,7 +151,7 @@ def _add_frames(app: FastAPI, backend: Backend, limits: Limits) -> None:
     async def put_mask(session: str, t: int, request: Request) -> Response:
         """Give a stream the mask of frame t, a PNG of object ids, before the frame itself is sent."""
         slot = slot_of(session)
-        data = await _read(request, limits.max_image_mib, f"mask {t}")
+        data = await _read(request, limits.max_image_mib, f"mask {t}", limits)
         await backend.ask(slot, "put_mask", session, t, data)
         return Response(status_code=204)
 
@@ -179,7 +167,7 @@ def _add_frames(app: FastAPI, backend: Backend, limits: Limits) -> None:
 
 
 def _add_rounds(app: FastAPI, backend: Backend, limits: Limits) -> None:
-    @app.put("/v1/sessions/{session}/rounds/{n}", openapi_extra=_body(PNG, "application/json"))
+    @app.put("/v1/sessions/{session}/rounds/{n}", openapi_extra=_body(PNG, JSON))
     async def put_round(session: str, n: int, frame: int, request: Request) -> dict[str, Any]:
         """Round n of an interactive session, counted from 1: touch one frame, and all frames follow.
 
@@ -188,9 +176,9 @@ def _add_rounds(app: FastAPI, backend: Backend, limits: Limits) -> None:
         session's state tells its progress.
         """
         slot = slot_of(session)
-        drawn = request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
-        data = await _read(request, limits.max_image_mib, f"round {n}")
-        return await backend.ask(slot, "put_round", session, n, frame, "drawn" if drawn else "corrected", data)
+        data = await _read(request, limits.max_image_mib, f"round {n}", limits)
+        kind = "drawn" if _is_json(request) else "corrected"
+        return await backend.ask(slot, "put_round", session, n, frame, kind, data)
 
     @app.delete("/v1/sessions/{session}/rounds/{n}")
     async def undo(session: str, n: int) -> dict[str, Any]:
@@ -214,8 +202,21 @@ def _add_health(app: FastAPI, backend: Backend, requests: Requests) -> None:
         return Response(text, headers={"Content-Type": media_type})
 
 
-async def _read(request: Request, most_mib: int, name: str) -> bytes:
-    """A request's body, refused as soon as it is known to be too large."""
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == JSON
+
+
+async def _read(request: Request, most_mib: int, name: str, limits: Limits) -> bytes:
+    """A request's body, refused as soon as it is known to be too large, or has taken too long."""
+    try:
+        return await asyncio.wait_for(_received(request, most_mib, name), limits.upload_seconds)
+    except asyncio.TimeoutError as error:
+        raise Slow(f"{name}: expected the whole body within {limits.upload_seconds:g} seconds") from error
+    except ClientDisconnect as error:
+        raise Refused(f"{name}: the body ends early; send all of it") from error
+
+
+async def _received(request: Request, most_mib: int, name: str) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal():
         check_bytes(int(declared[:18]), most_mib, name)
@@ -230,7 +231,7 @@ async def _read(request: Request, most_mib: int, name: str) -> bytes:
 def _body(*media_types: str) -> dict[str, Any]:
     """A body of bytes, in the words of OpenAPI."""
     binary = {"schema": {"type": "string", "format": "binary"}}
-    content = {media: {} if media == "application/json" else binary for media in media_types}
+    content = {media: {} if media == JSON else binary for media in media_types}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -28,9 +28,15 @@ class Limits:
     max_sessions: int = 32
     """Sessions open on a replica at a time."""
     session_mib: int = 512
-    """MiB that a session may hold: its frames and masks, and what the network remembers."""
+    """MiB that a session or a clip may hold: its frames and masks, and what the network remembers."""
     replica_mib: int = 4096
-    """MiB that all sessions of a replica may hold."""
+    """MiB that all sessions and clips of a replica may hold."""
+    journal_mib: int = 2048
+    """MiB of a session's journal, which are all bodies that the session took."""
+    journal_entries: int = 30_000
+    """Entries of a session's journal: frames, masks, rounds and undoings together."""
+    upload_seconds: float = 120.0
+    """Seconds in which a request's body has to arrive."""
     idle_seconds: float = 600.0
     """A session without a request for so long is closed, and its journal deleted."""
 
@@ -65,6 +71,12 @@ class NotFound(Refused):
     status = 404
 
 
+class Slow(Refused):
+    """A body that did not arrive in time."""
+
+    status = 408
+
+
 class Conflict(Refused):
     """Not what comes next in this session."""
 
@@ -88,6 +100,24 @@ class TooMany(Refused):
 
     status = 429
     retry_after = 30
+
+
+class Malformed(Refused):
+    """Fields of another form than the interface describes."""
+
+    status = 422
+
+
+class Busy(TooMany):
+    """More requests of one session than may wait."""
+
+    retry_after = 1
+
+
+class Failed(Refused):
+    """A fault of the server's own, which sending the same request again does not mend."""
+
+    status = 500
 
 
 class Unready(Refused):

@@ -21,7 +21,7 @@ from vosforge.data.image_files import IMAGE_SUFFIXES, decode_frame, decode_mask,
 from vosforge.serving.limits import Limits, Refused, TooLarge
 
 FIRST_MASK, MASKS = "mask.png", "masks"
-_TAR_BLOCK = 512
+_LONGEST_NAME = 255
 
 
 class Clip(NamedTuple):
@@ -91,14 +91,15 @@ def read_clip(data: bytes, limits: Limits) -> Clip:
     say no more than this.
 
     Raises:
-        TooLarge: for more bytes or frames than allowed.
-        Refused: for what is no tar archive, has links or other special entries in it, two frames of one name, no frame,
-            or no mask.
+        TooLarge: for more bytes, frames or entries than allowed.
+        Refused: for what is no tar archive, has links or other special entries in it, two frames of one name, a name of
+            more than 255 characters, no frame, or no mask.
     """
     check_bytes(len(data), limits.max_clip_mib, "clip")
     frames: dict[str, bytes] = {}
     masks: dict[str, bytes] = {}
-    for path, content in _entries(data):
+    # A mask beside each frame, and beside each of both the file that macOS keeps its attributes in.
+    for path, content in _entries(data, 4 * limits.max_frames + 100):
         is_mask = path.name == FIRST_MASK or path.parent.name == MASKS
         kind, name = (masks, "" if path.name == FIRST_MASK else path.stem) if is_mask else (frames, path.stem)
         if name in kind:
@@ -118,11 +119,17 @@ def read_clip(data: bytes, limits: Limits) -> Clip:
     return Clip(names, [frames[name] for name in names], {positions[name]: mask for name, mask in masks.items()})
 
 
-def _entries(data: bytes) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _entries(data: bytes, most: int) -> Iterator[tuple[PurePosixPath, bytes]]:
     """The images of an archive that is not compressed: what it holds cannot be larger than the body."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            for entry in archive:
+            for number, entry in enumerate(archive):
+                # A size below 0 leads `tarfile` back to entries that it has read already, for ever (CVE-2025-8194);
+                # extended headers can hide it, so that entries are counted, too.
+                if entry.size < 0:
+                    raise Refused(f"clip: expected sizes of 0 and more, found {entry.size} in its archive")
+                if number >= most:
+                    raise TooLarge(f"clip: expected at most {most} entries in its archive; send it in parts")
                 path = PurePosixPath(entry.name)
                 if entry.isdir() or path.name.startswith("."):
                     continue
@@ -130,14 +137,17 @@ def _entries(data: bytes) -> Iterator[tuple[PurePosixPath, bytes]]:
                     raise Refused(f"clip: {entry.name[:80]!r} is no plain file; archive what it leads to (tar -h)")
                 if path.suffix.lower() not in IMAGE_SUFFIXES:
                     raise Refused(f"clip: expected JPEG and PNG files, found {path.name[:80]!r}")
+                if len(path.name) > _LONGEST_NAME:
+                    raise Refused(f"clip: expected names of at most {_LONGEST_NAME} characters; shorten them")
                 content = archive.extractfile(entry).read()
                 if len(content) != entry.size:
                     raise Refused(f"clip: the archive ends within {path.name[:80]!r}; send all of it")
                 yield path, content
     except Refused:
         raise
-    except (tarfile.TarError, ValueError, OverflowError) as error:
-        told = str(error).splitlines()[0][:80]
+    except Exception as error:
+        # What is no archive makes `tarfile` raise errors of any kind, of recursion and of indices among them.
+        told = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise Refused(f"clip: expected a tar archive that is not compressed, found something else ({told})") from error
 
 
@@ -194,5 +204,6 @@ def _check(data: bytes, name: str, limits: Limits) -> None:
         ) from error
     except Refused:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:
+        # Damaged images make Pillow raise errors of any kind.
         raise Refused(f"{name}: expected a whole JPEG or PNG image, found {len(data)} bytes that are none") from error

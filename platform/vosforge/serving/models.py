@@ -77,6 +77,9 @@ class Shelf:
         Raises:
             UserError: when it cannot be loaded.
         """
+        # Sessions whose version is there do not wait while another one loads.
+        if (served := self._known.get(version)) is not None:
+            return served
         with self._loading:
             served = self._known.get(version)
             if served is None:

@@ -31,6 +31,7 @@ from ray.serve.handle import DeploymentHandle
 from vosforge.errors import UserError
 from vosforge.serving.access import Access
 from vosforge.serving.api import make_app
+from vosforge.serving.holding import AT_ONCE
 from vosforge.serving.journal import Journal
 from vosforge.serving.limits import Limits, NotFound, Unready
 from vosforge.serving.models import shelf
@@ -96,8 +97,8 @@ class Replica:
 
 
 def _requests_at_once(limits: Limits) -> int:
-    """Of one replica. Each waits in a thread; twice as many as sessions leaves some for what is refused."""
-    return 2 * limits.max_sessions + 8
+    """Of one replica. Each waits in a thread, and some are left for what is refused, for counts and for health."""
+    return AT_ONCE * limits.max_sessions + limits.max_clips + 8
 
 
 def _repeat(action: Callable[[], None], seconds: float) -> None:

@@ -10,21 +10,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from vosforge.errors import UserError
 from vosforge.serving.batching import Batcher
+from vosforge.serving.holding import Held, Holding
+from vosforge.serving.interactive import Interactive
 from vosforge.serving.journal import Entry, Journal, digest
-from vosforge.serving.limits import Gone, Limits, NotFound, Refused, TooLarge, TooMany, Unready
+from vosforge.serving.limits import Failed, Limits, NotFound, Refused, Unready
 from vosforge.serving.media import read_clip, write_masks
 from vosforge.serving.models import Shelf
-from vosforge.serving.replaying import replay
-from vosforge.serving.sessions import Interactive, Kind, Stream, segment_clip
-from vosforge.storage import Unavailable
+from vosforge.serving.replaying import bringing_back, replay
+from vosforge.serving.sessions import Kind, Stream, segment_clip
 
 logger = logging.getLogger(__name__)
 _ID = re.compile(r"(\d{1,4})-[0-9a-f]{32}")
+# How often a request that fails for no known reason is tried, with the session brought back in between.
+_TRIES = 2
 
 
 def slot_of(session: str) -> int:
@@ -37,18 +39,6 @@ def slot_of(session: str) -> int:
     if match is None:
         raise NotFound("session: expected an id as opening one answers it")
     return int(match[1])
-
-
-@dataclass
-class _Held:
-    """A session, or the place of one that is in the journal alone."""
-
-    used: float
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    session: Stream | Interactive | None = None
-    entries: int = 0
-    bytes: int = 0
-    closed: bool = False
 
 
 class SessionStore:
@@ -80,9 +70,8 @@ class SessionStore:
         self._batcher, self._clock = Batcher(batch), clock
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._clips = 0
         # What an earlier process held is closed in time, too, when nobody asks for it.
-        self._held = {name: _Held(clock()) for name in journal.sessions(f"{slot}-")}
+        self._holding = Holding(limits, ((name, Held(clock())) for name in journal.sessions(f"{slot}-")))
 
     def open(self, kind: Kind, short_side: int | None = None) -> dict[str, Any]:
         """Open a session with the newest model.
@@ -98,15 +87,11 @@ class SessionStore:
         served = self._shelf.current
         description = {"kind": kind, "short_side": short_side, "model": served.version}
         name = f"{self._slot}-{secrets.token_hex(16)}"
-        held = _Held(self._clock(), session=self._begin(description))
-        with self._lock:
-            self._check_room(another=True)
-            self._held[name] = held
+        self._holding.add(name, Held(self._clock(), session=self._begin(description)))
         try:
             self._journal.open(name, description)
         except (UserError, OSError) as error:
-            with self._lock:
-                self._held.pop(name)
+            self._holding.remove(name)
             raise Unready("the journal cannot be written; try again") from error
         self._count("opened")
         return {"session": name, **description, "model": served.name, "idle_seconds": self._limits.idle_seconds}
@@ -115,7 +100,7 @@ class SessionStore:
         """What a session has so far; during a round also its progress."""
         held = self._find(name)
         if held.session is None:
-            with self._use(name, (Stream, Interactive)):
+            with self._use(name, (Stream, Interactive), "state"):
                 pass
         held.used = self._clock()
         session = held.session
@@ -126,16 +111,20 @@ class SessionStore:
 
     def put_mask(self, name: str, t: int, data: bytes) -> None:
         """`Stream.put_mask`, in the journal."""
-        with self._use(name, (Stream,)) as held:
+        with self._use(name, (Stream,), f"mask {t} {digest(data)}") as held:
+            if held.session.knows_mask(t, data):
+                return
+            self._holding.check_journal(held, len(data))
             held.session.put_mask(t, data)
             self._enter(name, held, Entry("mask", t, data, digest(b"")))
 
     def put_frame(self, name: str, t: int, data: bytes) -> bytes:
         """`Stream.put_frame` or `Interactive.put_frame`, in the journal."""
-        with self._use(name, (Stream, Interactive)) as held:
+        with self._use(name, (Stream, Interactive), f"frame {t} {digest(data)}") as held:
             if held.session.knows(t, data):
                 return held.session.put_frame(t, data)
-            self._check_memory(held, len(data))
+            self._holding.check_memory(held, len(data))
+            self._holding.check_journal(held, len(data))
             answer = held.session.put_frame(t, data)
             self._enter(name, held, Entry("frame", t, data, digest(answer)))
             self._count("frames")
@@ -143,9 +132,10 @@ class SessionStore:
 
     def put_round(self, name: str, n: int, t: int, kind: str, data: bytes) -> dict[str, Any]:
         """`Interactive.put_round`, in the journal; the session's state after it."""
-        with self._use(name, (Interactive,)) as held:
+        with self._use(name, (Interactive,), f"{kind} {n} {t} {digest(data)}") as held:
             if not held.session.knows_round(n, t, kind, data):
-                self._check_memory(held, len(data))
+                self._holding.check_memory(held, len(data))
+                self._holding.check_journal(held, len(data))
                 answer = held.session.put_round(n, t, kind, data)
                 self._enter(name, held, Entry(kind, t, data, digest(answer)))
                 self._count("rounds")
@@ -153,7 +143,8 @@ class SessionStore:
 
     def undo(self, name: str, n: int) -> dict[str, Any]:
         """`Interactive.undo`, in the journal; the session's state after it."""
-        with self._use(name, (Interactive,)) as held:
+        with self._use(name, (Interactive,), f"undo {n}") as held:
+            self._holding.check_journal(held, 0)
             before = held.session.state["rounds"]
             held.session.undo(n)
             if held.session.state["rounds"] < before:
@@ -162,12 +153,12 @@ class SessionStore:
 
     def mask(self, name: str, t: int) -> bytes:
         """The mask of one frame, a palette PNG."""
-        with self._use(name, (Stream, Interactive)) as held:
+        with self._use(name, (Stream, Interactive), f"mask of {t}") as held:
             return held.session.mask(t)
 
     def masks(self, name: str) -> bytes:
         """The masks of all frames, a tar archive of palette PNGs."""
-        with self._use(name, (Stream, Interactive)) as held:
+        with self._use(name, (Stream, Interactive), "masks") as held:
             frames = range(held.session.state["frames"])
             return write_masks([f"{t:05d}" for t in frames], [held.session.mask(t) for t in frames])
 
@@ -177,20 +168,29 @@ class SessionStore:
             held = self._find(name)
         except NotFound:
             return
-        with held.lock:
+        with self._holding.turn(held):
             self._drop(name, held)
 
     def segment(self, data: bytes) -> bytes:
-        """Masks of a whole clip: a tar archive as `read_clip` takes it -> one of palette PNGs named as its frames."""
-        clip = read_clip(data, self._limits)
-        with self._lock:
-            self._check_room(another=True)
-            self._clips += 1
+        """Masks of a whole clip: a tar archive as `read_clip` takes it -> one of palette PNGs named as its frames.
+
+        Raises:
+            Failed: when it cannot be segmented for no known reason.
+        """
+        clip, held = read_clip(data, self._limits), Held(self._clock())
+
+        def count(found: int) -> None:
+            held.bytes = len(data) + found
+            self._holding.check_memory(held, 0, "clip")
+
         try:
-            answers = segment_clip(self._shelf.current, clip, self._limits, self._batcher)
-        finally:
-            with self._lock:
-                self._clips -= 1
+            with self._holding.clip(held):
+                answers = segment_clip(self._shelf.current, clip, self._limits, self._batcher, count)
+        except UserError:
+            raise
+        except Exception as error:
+            logger.exception("a clip failed")
+            raise Failed("clip: could not be segmented; the server's log says why") from error
         self._count("clips")
         self._count("frames", len(answers))
         return write_masks(clip.names, answers)
@@ -202,28 +202,25 @@ class SessionStore:
 
     def expire(self) -> None:
         """Close sessions that are idle; to be called now and then."""
-        with self._lock:
-            idle = [(n, h) for n, h in self._held.items() if self._clock() - h.used > self._limits.idle_seconds]
-        for name, held in idle:
+        for name, held in self._holding.sessions():
             # One that is in use is not idle.
             if held.lock.acquire(blocking=False):
                 try:
-                    self._drop(name, held)
-                    self._count("expired")
+                    if not held.closed and self._clock() - held.used > self._limits.idle_seconds:
+                        self._drop(name, held)
+                        self._count("expired")
                 finally:
                     held.lock.release()
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, and what is held now."""
-        with self._lock:
-            held = list(self._held.values())
         counted = ("opened", "expired", "frames", "rounds", "clips", "replayed", "differing", "roll_overs")
         return {
             **{name: self._counts[name] for name in counted},
             "batches": self._batcher.batches,
             "steps": self._batcher.steps,
-            "sessions": len(held),
-            "bytes": sum(each.bytes for each in held),
+            "sessions": len(self._holding),
+            "bytes": self._holding.bytes,
             "model": self._shelf.current.name,
             "versions": self._shelf.versions,
         }
@@ -242,11 +239,10 @@ class SessionStore:
             return Stream(served, self._limits, self._batcher, description["short_side"])
         return Interactive(served, self._limits, description["short_side"])
 
-    def _find(self, name: str) -> _Held:
+    def _find(self, name: str) -> Held:
         if slot_of(name) != self._slot:
             raise NotFound(f"session {name}: is not held here")
-        with self._lock:
-            held = self._held.get(name)
+        held = self._holding.get(name)
         if held is None:
             raise NotFound(
                 f"session {name}: no such session; it was closed, or had no request for "
@@ -255,12 +251,14 @@ class SessionStore:
         return held
 
     @contextmanager
-    def _use(self, name: str, kinds: tuple[type, ...]) -> Iterator[Any]:
-        """A session for one request, replayed when it is not in memory."""
+    def _use(self, name: str, kinds: tuple[type, ...], request: str) -> Iterator[Any]:
+        """A session for one request, replayed when it is not in memory; equal requests have equal names."""
         held = self._find(name)
-        with held.lock:
+        with self._holding.turn(held):
             if held.closed:
                 raise NotFound(f"session {name}: was closed")
+            if held.failed == (request, _TRIES):
+                raise Failed(f"session {name}: this request failed {_TRIES} times; the server's log says why")
             if held.session is None:
                 self._replay(name, held)
             if not isinstance(held.session, kinds):
@@ -268,48 +266,44 @@ class SessionStore:
             held.used = self._clock()
             try:
                 yield held
-                held.bytes = held.session.bytes
+                held.failed = ("", 0)
+                if held.session is not None:
+                    held.bytes = held.session.bytes
             except UserError:
                 raise
             except Exception as error:
                 # Half a step may be in it; the journal has the whole ones.
-                held.session, held.bytes = None, 0
+                held.leave_memory()
+                held.failed = (request, held.failed[1] + 1 if held.failed[0] == request else 1)
                 logger.exception("a request of session %s failed", name)
                 raise Unready(f"session {name}: the request failed; try again") from error
             finally:
                 held.used = self._clock()
 
-    def _enter(self, name: str, held: _Held, entry: Entry) -> None:
+    def _enter(self, name: str, held: Held, entry: Entry) -> None:
         """Write down what was done, or forget it and have the client ask again."""
         try:
             self._journal.add(name, held.entries, entry)
         except (UserError, OSError) as error:
-            held.bytes = held.entries = 0
-            held.session = None
+            held.leave_memory()
             logger.warning("the journal of session %s cannot be written: %s", name, error)
             raise Unready(f"session {name}: the journal cannot be written; try again") from error
         held.entries += 1
+        held.written += len(entry.data)
 
-    def _replay(self, name: str, held: _Held) -> None:
+    def _replay(self, name: str, held: Held) -> None:
         """Bring a session back from its journal; answers that came out otherwise are counted."""
-        try:
+        with bringing_back(name):
             opened = self._journal.opened(name)
             if opened is None:
                 self._drop(name, held)
                 raise NotFound(f"session {name}: was closed")
-            session, held.entries = self._reload(name, opened), 0
-            for same in replay(session, self._journal.entries(name)):
+            session, held.entries, held.written = self._reload(name, opened), 0, 0
+            for entry, same in replay(session, self._journal.entries(name)):
                 self._count("differing", int(not same))
                 held.entries += 1
+                held.written += len(entry.data)
                 held.used = self._clock()
-        except Refused:
-            raise
-        except (Unavailable, OSError) as error:
-            logger.warning("the journal of session %s cannot be read: %s", name, error)
-            raise Unready(f"session {name}: the journal cannot be read; try again") from error
-        except (ValueError, KeyError) as error:
-            logger.warning("session %s cannot be brought back: %s", name, error)
-            raise Gone(f"session {name}: its journal is damaged; open another one") from error
         held.session, held.bytes = session, session.bytes
         self._count("replayed")
 
@@ -321,24 +315,11 @@ class SessionStore:
             logger.warning("the model of session %s cannot be loaded: %s", name, error)
             raise Unready(f"session {name}: its model cannot be loaded; try again") from error
 
-    def _drop(self, name: str, held: _Held) -> None:
-        held.closed, held.session, held.bytes = True, None, 0
-        with self._lock:
-            self._held.pop(name, None)
+    def _drop(self, name: str, held: Held) -> None:
+        held.closed = True
+        held.leave_memory()
+        self._holding.remove(name)
         try:
             self._journal.forget(name)
         except (UserError, OSError) as error:
             logger.warning("the journal of session %s cannot be deleted: %s", name, error)
-
-    def _check_memory(self, held: _Held, added: int) -> None:
-        limit = self._limits.session_mib
-        if held.bytes + added > limit << 20:
-            raise TooLarge(f"session: holds {held.bytes / 2**20:.0f} MiB of at most {limit}; close it and open another")
-        with self._lock:
-            self._check_room()
-
-    def _check_room(self, another: bool = False) -> None:
-        if another and len(self._held) + self._clips >= self._limits.max_sessions:
-            raise TooMany(f"sessions: {self._limits.max_sessions} sessions and clips run here; close one, or wait")
-        if sum(each.bytes for each in self._held.values()) > self._limits.replica_mib << 20:
-            raise TooMany(f"memory: sessions here hold the {self._limits.replica_mib} MiB that they may; try again")
