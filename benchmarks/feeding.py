@@ -1,7 +1,7 @@
 """Feeding: what one core makes of data, from files to rows of shards and from shards to clips, and what an index costs.
 
     python benchmarks/feeding.py --data shards/photographs shards/davis shards/bl30k
-    python benchmarks/feeding.py --make rendered pseudo ingested --data shards/photographs --root DAVIS --seconds 20
+    python benchmarks/feeding.py --make rendered pseudo ingested --data shards/photographs --root DAVIS --seconds 24
     python benchmarks/feeding.py --data shards/bl30k --index-videos 10000 --index-frames 40
 
 clips: of each network's stages at `paper` size whose kind of shards is among `--data`, clips a second of one core,

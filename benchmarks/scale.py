@@ -69,23 +69,23 @@ PUBLIC = (
 class Rates:
     """What one core of the measuring machine does."""
 
-    rendered: float = 26.6
+    rendered: float = 20.3
     """Rendered frames a second, 512x768, preset bl30k, as rows of a shard."""
     rendered_kb: float = 158.0
     """KB of a rendered frame and its mask."""
-    pseudo: float = 27.1
+    pseudo: float = 24.9
     """Pseudo-video clips a second: 3 frames of 384x384, as rows of a shard."""
-    pseudo_kb: float = 222.0
+    pseudo_kb: float = 199.0
     """KB of such a clip."""
-    ingested: float = 72.8
+    ingested: float = 78.0
     """Frames of 480x854 a second, from files to rows of a shard."""
     ingested_kb: float = 121.0
     """KB of such a frame and its mask."""
-    index_kb: tuple[float, float] = (0.06, 0.028)
+    index_kb: tuple[float, float] = (0.02, 0.03)
     """KB in the index of a video, and of each of its frames beside."""
-    held_kb: tuple[float, float] = (3.0, 0.22)
+    held_kb: tuple[float, float] = (5.7, 0.19)
     """KB of memory of a video once the index is loaded, and of each of its frames."""
-    loaded_ms: tuple[float, float] = (0.05, 0.001)
+    loaded_ms: tuple[float, float] = (0.016, 0.0004)
     """Milliseconds in which a video is loaded, and each of its frames."""
     manifest_kb: float = 0.17
     """KB of a file in the manifest."""
