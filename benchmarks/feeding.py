@@ -77,8 +77,11 @@ def main(
         index_videos: rows of a drawn index; 0 leaves this out.
         index_frames: its videos' frames, at most those of the first set; 0 takes all.
     """
-    if seconds <= 0 or index_videos < 0 or index_frames < 0:
-        raise UserError("--seconds, --index-videos, --index-frames: expected a number above 0, found another")
+    if not seconds > 0:
+        raise UserError(f"--seconds: expected a number above 0, found {seconds:g}")
+    if index_videos < 0 or index_frames < 0:
+        found = min(index_videos, index_frames)
+        raise UserError(f"--index-videos, --index-frames: expected at least 0, found {found}")
     cv2.setNumThreads(1)
     if make:
         for kind in make:
