@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Literal
 
 import torch
 import tyro
 
+from vosforge import console
+from vosforge.errors import UserError
 from vosforge.networks import build
 from vosforge.training import curricula
 from vosforge.training.batches import Batch
 from vosforge.training.memory import operations
 from vosforge.training.steps import Execution, Optimization
 
+Network = Literal["stm", "stm-interactive", "emn", "qpm", "skn", "camn", "cfbi+", "mivos", "kmn", "stcn"]
 PASSES = 3
 
 
 def main(
-    networks: tuple[str, ...] = ("stm", "emn", "qpm", "skn", "camn"),
-    step: str | None = None,
+    networks: tuple[Network, ...] = ("stm", "stm-interactive", "emn", "qpm", "skn", "camn"),
+    step: Network | None = None,
     crop: int = 192,
     steps: int = 3,
 ) -> None:
@@ -40,6 +44,10 @@ def main(
         crop: of the step's clip in pixels, three frames of three objects.
         steps: computed after the first; the quickest counts.
     """
+    if crop < 32 or steps < 1:
+        raise UserError(f"--crop, --steps: expected at least 32 pixels and one step, found {crop} and {steps}")
+    if step == "stm-interactive":
+        raise UserError("--step: expected a network that learns from first masks, found stm-interactive")
     if step:
         print_step(step, crop, steps)
         return
@@ -86,4 +94,4 @@ def print_step(name: str, crop: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    console.run(lambda: tyro.cli(main), resumes=False)

@@ -4,10 +4,10 @@
     python benchmarks/scale.py --gpu.tflops 312 --gpu.utilisation 0.4 --nodes.gpus 8 --nodes.cores 96
     python benchmarks/scale.py --networks stm --gpu.steps-per-second 2.4
 
-Plain arithmetic: nothing is measured here. Rates of a core are those of docs/scale.md, from benchmarks/rendering.py,
-pseudo_video.py and feeding.py, and each has a flag; operations are those that benchmarks/operations.py counts. No GPU
+Plain arithmetic: nothing is measured here. Rates of a core are those that benchmarks/feeding.py measured (docs/scale.md
+has the commands); those of `Rates` have flags. Operations are those that benchmarks/operations.py counts. No GPU
 was at hand: its speed is a peak times a share of it, both assumed. `--gpu.steps-per-second` takes in their place what
-benchmarks/training.py --device cuda measured: steps of a network's whole batch on one GPU.
+benchmarks/training.py --device cuda measured of one network: steps of its whole batch on one GPU.
 """
 
 from __future__ import annotations
@@ -15,17 +15,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import tyro
 
+from vosforge import console
+from vosforge.errors import UserError
 from vosforge.training import curricula
 from vosforge.training.stages import Stage
 
+Network = Literal["stm", "stm-interactive", "emn", "qpm", "skn", "camn"]
+# Stages that a paper tells of; the others are ours, with its numbers or, in STM's and SKN's bl30k, with MiVOS's steps.
+PAPERS = {**dict.fromkeys(get_args(Network), ("images", "videos")), "qpm": ("images", "bl30k", "videos")}
+PAPERS["camn"] = ("videos",)
 SIZES = (8, 64, 512)
 CORES = (32, 128, 1024)
 # Teraflop of a clip's forward pass at `paper` size, with as many objects as the stage takes; benchmarks/operations.py.
 FORWARD = {
     "stm": {"images": 0.490, "bl30k": 0.490, "videos": 0.490},
+    "stm-interactive": {"images": 1.579, "bl30k": 1.579, "videos": 1.579},
     "emn": {"images": 0.276, "bl30k": 0.461, "videos": 0.461},
     "qpm": {"images": 0.407, "bl30k": 0.856, "videos": 0.856},
     "skn": {"images": 0.805, "bl30k": 0.805, "videos": 0.805},
@@ -35,6 +43,7 @@ FORWARD = {
 PASSES = 3
 # Millions of learnt weights, and moments that the curriculum's optimiser keeps of each.
 WEIGHTS = {"stm": (38.9, 2), "emn": (47.0, 2), "qpm": (104.0, 2), "skn": (87.6, 2), "camn": (77.7, 1)}
+WEIGHTS["stm-interactive"] = WEIGHTS["stm"]
 # Clips a second that one core decodes and augments; benchmarks/feeding.py.
 DECODED = {
     "stm": {"images": 23.4, "bl30k": 16.8, "videos": 22.4},
@@ -43,6 +52,8 @@ DECODED = {
     "skn": {"images": 47.6, "bl30k": 22.8, "videos": 24.4},
     "camn": {"images": 7.5, "bl30k": 18.3, "videos": 18.2},
 }
+# Its clips are stm's; scribbles are drawn later, by the process that trains, and are not counted.
+DECODED["stm-interactive"] = DECODED["stm"]
 # KB and requests for a clip, means over the networks, and one request more since a set has more files than stay open.
 READ = {"images": (114.0, 3.0), "bl30k": (573.0, 5.1), "videos": (413.0, 3.9)}
 # Peak teraflop a second, as their makers tell; of tensor cores without sparsity.
@@ -58,26 +69,24 @@ PUBLIC = (
 class Rates:
     """What one core of the measuring machine does."""
 
-    rendered: float = 26.6
+    rendered: float = 20.3
     """Rendered frames a second, 512x768, preset bl30k, as rows of a shard."""
     rendered_kb: float = 158.0
     """KB of a rendered frame and its mask."""
-    pseudo: float = 27.1
+    pseudo: float = 24.9
     """Pseudo-video clips a second: 3 frames of 384x384, as rows of a shard."""
-    pseudo_kb: float = 222.0
+    pseudo_kb: float = 199.0
     """KB of such a clip."""
-    ingested: float = 72.8
+    ingested: float = 78.0
     """Frames of 480x854 a second, from files to rows of a shard."""
     ingested_kb: float = 121.0
     """KB of such a frame and its mask."""
-    index_kb: float = 4.5
-    """KB of a video of 160 frames in the index."""
-    video_kb: float = 3.0
-    """KB of memory of a video once the index is loaded, beside its frames."""
-    frame_kb: float = 0.22
-    """KB of memory of each of its frames."""
-    indexed: float = 4760.0
-    """Videos loaded a second."""
+    index_kb: tuple[float, float] = (0.02, 0.03)
+    """KB in the index of a video, and of each of its frames beside."""
+    held_kb: tuple[float, float] = (5.7, 0.19)
+    """KB of memory of a video once the index is loaded, and of each of its frames."""
+    loaded_ms: tuple[float, float] = (0.016, 0.0004)
+    """Milliseconds in which a video is loaded, and each of its frames."""
     manifest_kb: float = 0.17
     """KB of a file in the manifest."""
 
@@ -106,8 +115,6 @@ class Nodes:
     """A second, of a training node's network."""
     data_cores: int = 32
     """Of a data node."""
-    data_gbits: float = 12.5
-    """A second, of a data node's network."""
     requests: float = 5500.0
     """GET requests a second that one prefix of the storage answers."""
     request_ms: float = 30.0
@@ -116,7 +123,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Build:
-    """A set of shards to be made: `rate` frames (or clips, each a video) a second and core, `kb` each."""
+    """A set of shards to be made: `rate` frames a second and core, `kb` each, `per_file` videos a file."""
 
     name: str
     videos: int
@@ -145,17 +152,9 @@ class Build:
         """Gbit/s that a node of so many cores writes."""
         return cores * self.rate * self.kb * 8 / 1e6
 
-    def index_gb(self, rates: Rates) -> float:
-        """Of the index."""
-        return self.videos * self.frames / 160 * rates.index_kb / 1e6
-
-    def held_gb(self, rates: Rates) -> float:
-        """Memory of each process that has loaded it."""
-        return self.videos * (rates.video_kb + self.frames * rates.frame_kb) / 1e6
-
-    def loaded_seconds(self, rates: Rates) -> float:
-        """Until a process has loaded it."""
-        return self.videos / rates.indexed
+    def indexed(self, parts: tuple[float, float]) -> float:
+        """What all videos come to in the index, from a part of each video and one of each of its frames."""
+        return self.videos * (parts[0] + self.frames * parts[1])
 
     def finishing_minutes(self, nodes: Nodes) -> float:
         """Of the driver, which asks for each file's own index, reads it and deletes it, one after the other."""
@@ -167,7 +166,7 @@ def builds(rates: Rates) -> list[Build]:
     return [
         Build("BL30K, rendered", 29_989, 160, rates.rendered, rates.rendered_kb, 16),
         Build("a million like BL30K's", 1_000_000, 160, rates.rendered, rates.rendered_kb, 16),
-        Build("a million pseudo-videos of 3 frames", 1_000_000, 1, rates.pseudo, rates.pseudo_kb, 2048),
+        Build("a million pseudo-videos of 3 frames", 1_000_000, 3, 3 * rates.pseudo, rates.pseudo_kb / 3, 2048),
         Build("a million real videos of 100 frames", 1_000_000, 100, rates.ingested, rates.ingested_kb, 32),
     ]
 
@@ -177,13 +176,25 @@ def operations(name: str, stage: Stage) -> float:
     return PASSES * FORWARD[name][stage.name] * stage.batch
 
 
-def gpu_hours(name: str, gpu: Gpu) -> float:
-    """Of a network's whole curriculum, were all GPUs kept busy."""
+def planned(name: str, in_paper: bool = False) -> list[Stage]:
+    """A network's stages at `paper` size; all, or those that its paper tells of."""
     stages = curricula.curriculum(name, "paper").stages.values()
-    if gpu.steps_per_second:
-        return sum(stage.steps for stage in stages) / gpu.steps_per_second / 3600
-    work = sum(stage.steps * operations(name, stage) for stage in stages)
-    return work / (gpu.tflops * gpu.utilisation) / 3600
+    return [stage for stage in stages if not in_paper or stage.name in PAPERS[name]]
+
+
+def work(name: str, stages: Iterable[Stage]) -> float:
+    """Teraflop of stages."""
+    return sum(stage.steps * operations(name, stage) for stage in stages)
+
+
+def gpu_hours(name: str, stages: Iterable[Stage], gpu: Gpu) -> float:
+    """Of some of a network's stages, were all GPUs kept busy."""
+    if gpu.steps_per_second is None:
+        return work(name, stages) / (gpu.tflops * gpu.utilisation) / 3600
+    # A stage's part of the time is that of its operations.
+    every = planned(name)
+    hours = sum(stage.steps for stage in every) / gpu.steps_per_second / 3600
+    return hours * work(name, stages) / work(name, every)
 
 
 def most_workers(batches: Iterable[int], gpus: int) -> int:
@@ -203,57 +214,56 @@ class Training:
 
     Attributes:
         workers, together: GPUs of one training, and trainings side by side.
-        days: of one training.
+        idle: GPUs that are left over.
+        days, paper_days: of one training through all stages, and through those of the paper.
         decoders: cores that decode for each GPU.
         read: GB/s that all trainings read.
         requests: a second, of all trainings.
         gbits: Gbit/s through the network of a node: what is read, and gradients where a training spans nodes.
-        demands: demand over what is there, by name.
+        demands: demand over what is there, by what is short and the stage where it is.
     """
 
     workers: int
     together: int
+    idle: int
     days: float
+    paper_days: float
     decoders: float
     read: float
     requests: float
     gbits: float
-    demands: dict[str, float]
+    demands: dict[tuple[str, str], float]
 
     @property
     def limit(self) -> str:
-        """What gives out first beside the batch; GPUs where all else suffices."""
-        name = max(self.demands, key=self.demands.__getitem__)
-        return f"{name} {self.demands[name]:.1f}x" if self.demands[name] > 1 else "GPUs"
+        """What gives out first beside the batch, and in which stage; GPUs where all else suffices."""
+        most = max(self.demands, key=self.demands.__getitem__)
+        return f"{most[0]} {self.demands[most]:.1f}x ({most[1]})" if self.demands[most] > 1 else "GPUs"
 
 
 def training(name: str, gpus: int, gpu: Gpu, nodes: Nodes) -> Training:
     """How a cluster trains a network, as many times side by side as it has GPUs for."""
-    stages = list(curricula.curriculum(name, "paper").stages.values())
+    stages = planned(name)
     workers = most_workers([stage.batch for stage in stages], gpus)
-    used, hours = gpus // workers * workers, gpu_hours(name, gpu) / workers
-    work = sum(stage.steps * operations(name, stage) for stage in stages)
+    together = gpus // workers
+    used = workers * together
     # Gradients within a node take ways of their own.
     sent = gradients_mb(name, workers) if workers > nodes.gpus else 0.0
-    decoders = read = requests = network = overlapped = 0.0
+    rates, demands = [], {}
     for stage in stages:
-        # A stage's part of the time is that of its operations, also where the whole was measured.
-        seconds = hours * 3600 * operations(name, stage) / work
+        seconds = gpu_hours(name, [stage], gpu) / workers * 3600 / stage.steps
         clips, (kb, gets) = stage.batch / workers / seconds, READ[stage.name]
-        decoders = max(decoders, clips / DECODED[name][stage.name])
-        read = max(read, clips * kb / 1e6 * used)
-        requests = max(requests, clips * gets * used)
-        network = max(network, (clips * kb / 1e3 * min(used, nodes.gpus) + sent / seconds) * 8 / 1e3)
+        busy, asked = clips / DECODED[name][stage.name], clips * gets * used
+        through = (clips * kb / 1e3 * min(used, nodes.gpus) + sent / seconds) * 8 / 1e3
+        rates.append((busy, clips * kb / 1e6 * used, asked, through))
         # They go out while backward, two thirds of a step, is under way.
-        overlapped = max(overlapped, sent * 8 / 1e3 / nodes.gbits / (seconds * 2 / 3))
-    demands = {
-        "gradients": overlapped,
-        "network": network / nodes.gbits,
+        demands["gradients", stage.name] = sent * 8 / 1e3 / nodes.gbits / (seconds * 2 / 3)
+        demands["network", stage.name] = through / nodes.gbits
         # Each worker has a core of its own.
-        "decoding": decoders / (nodes.cores / nodes.gpus - 1),
-        "S3 requests": requests / nodes.requests,
-    }
-    return Training(workers, gpus // workers, hours / 24, decoders, read, requests, network, demands)
+        demands["decoding", stage.name] = busy / (nodes.cores / nodes.gpus - 1)
+        demands["S3 requests", stage.name] = asked / nodes.requests
+    days, paper = (gpu_hours(name, planned(name, own), gpu) / workers / 24 for own in (False, True))
+    return Training(workers, together, gpus - used, days, paper, *map(max, zip(*rates, strict=True)), demands)
 
 
 def implied(millions: float, teraflop: float, hours: float, peak: float) -> float:
@@ -284,7 +294,7 @@ def checkpoint_minutes(seconds: float, hours_between_losses: float) -> float:
 
 
 def main(
-    networks: tuple[str, ...] = tuple(FORWARD),
+    networks: tuple[Network, ...] = get_args(Network),
     rates: Rates = Rates(),
     gpu: Gpu = Gpu(),
     nodes: Nodes = Nodes(),
@@ -301,16 +311,37 @@ def main(
         checkpoint_seconds: that training stands still for a checkpoint.
         hours_between_losses: of one of a training's nodes.
     """
+    alone = {"checkpoint_seconds": checkpoint_seconds, "hours_between_losses": hours_between_losses}
+    for group, settings in (("", alone), ("rates.", vars(rates)), ("gpu.", vars(gpu)), ("nodes.", vars(nodes))):
+        require_positive(group, settings)
+    if nodes.cores <= nodes.gpus:
+        raise UserError(f"--nodes.cores: expected more than the node's {nodes.gpus} GPUs, found {nodes.cores}")
+    if len(networks) != 1 and (gpu.steps_per_second is not None or not networks):
+        raise UserError(f"--networks: expected one, or more without --gpu.steps-per-second, found {len(networks)}")
     print_builds(rates, nodes)
     print_work(networks, gpu)
+    print_gpus(networks, gpu)
+    table(
+        "told | clips | Tflop a clip | GPU-hours | peak Tflop/s | share of it",
+        (
+            [told, f"{clips:.1f} M", tflop, f"{hours:,.0f}", peak, f"{implied(clips, tflop, hours, peak):.0%}"]
+            for told, clips, tflop, hours, peak in PUBLIC
+        ),
+    )
+    print_clusters(networks, gpu, nodes)
     minutes = checkpoint_minutes(checkpoint_seconds, hours_between_losses)
     print(
-        f"\na checkpoint costs {checkpoint_seconds:g} s, a node is lost every {hours_between_losses:g} hours: ", end=""
+        f"\na checkpoint costs {checkpoint_seconds:g} s, a node is lost every {hours_between_losses:g} hours: "
+        f"one checkpoint in {minutes:.0f} minutes loses least"
     )
-    print(f"one checkpoint in {minutes:.0f} minutes loses least")
-    print_gpus(networks, gpu)
-    print_public()
-    print_clusters(networks, gpu, nodes)
+
+
+def require_positive(group: str, settings: dict[str, Any]) -> None:
+    """Refuse what is no number above 0, naming its flag."""
+    for name, value in settings.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not 0 < number < math.inf:
+                raise UserError(f"--{group}{name.replace('_', '-')}: expected a number above 0, found {number:g}")
 
 
 def table(head: str, rows: Iterable[Iterable[object]]) -> None:
@@ -339,7 +370,8 @@ def print_builds(rates: Rates, nodes: Nodes) -> None:
         "index of | GB | loaded in s | GB held by each process | manifest MB | driver's last minutes on S3",
         (
             [
-                *(b.name, f"{b.index_gb(rates):.2f}", f"{b.loaded_seconds(rates):,.0f}", f"{b.held_gb(rates):.1f}"),
+                *(b.name, f"{b.indexed(rates.index_kb) / 1e6:.2f}", f"{b.indexed(rates.loaded_ms) / 1e3:,.0f}"),
+                f"{b.indexed(rates.held_kb) / 1e6:.1f}",
                 *(f"{b.files * rates.manifest_kb / 1e3:.1f}", f"{b.finishing_minutes(nodes):.1f}"),
             ]
             for b in found
@@ -348,52 +380,36 @@ def print_builds(rates: Rates, nodes: Nodes) -> None:
 
 
 def print_work(networks: Iterable[str], gpu: Gpu) -> None:
-    rows = []
-    for name in networks:
-        stages = curricula.curriculum(name, "paper").stages.values()
-        work = sum(stage.steps * operations(name, stage) for stage in stages)
-        cores = sum(stage.steps * stage.batch / DECODED[name][stage.name] for stage in stages) / 3600
-        read = sum(stage.steps * stage.batch * READ[stage.name][0] for stage in stages) / 1e9
-        hours = gpu_hours(name, gpu)
-        rows.append(
-            [
-                *(name, f"{sum(stage.steps for stage in stages):,}"),
-                f"{sum(stage.steps * stage.batch for stage in stages) / 1e6:.1f} M",
-                *(f"{max(operations(name, s) / s.batch for s in stages):.2f}", f"{work / 1e6:.1f}"),
-                *(f"{hours:,.0f}", f"{cores:,.0f}", f"{read:.2f}"),
-                *(
-                    f"{checkpoint_mb(name):,.0f}",
-                    f"{gradients_mb(name, most_workers((s.batch for s in stages), 512)):.0f}",
-                ),
-                f"{sum(logged_rows(stage, 2000) for stage in stages):,}",
-            ]
-        )
     table(
-        "curriculum | steps | clips | Tflop a clip | Eflop | GPU-hours | core-hours of decoding | TB read "
-        "| MB a checkpoint | MB of gradients a step | MLflow rows",
-        rows,
+        "curriculum | stage | steps | clips | Tflop a clip | Eflop | GPU-hours | core-hours of decoding | TB read "
+        "| MLflow rows",
+        (
+            [
+                *(name, stage.name if stage.name in PAPERS[name] else f"({stage.name})", f"{stage.steps:,}"),
+                *(f"{stage.steps * stage.batch / 1e6:.1f} M", f"{operations(name, stage) / stage.batch:.2f}"),
+                *(f"{work(name, [stage]) / 1e6:.1f}", f"{gpu_hours(name, [stage], gpu):,.0f}"),
+                f"{stage.steps * stage.batch / DECODED[name][stage.name] / 3600:,.0f}",
+                *(f"{stage.steps * stage.batch * READ[stage.name][0] / 1e9:.2f}", f"{logged_rows(stage, 2000):,}"),
+            ]
+            for name in networks
+            for stage in planned(name)
+        ),
     )
 
 
 def print_gpus(networks: Iterable[str], gpu: Gpu) -> None:
-    names = list(networks)
-    table(
-        f"GPU-hours at {gpu.utilisation:.0%} of | Tflop/s | {' | '.join(names)}",
-        (
-            [kind, peak, *(f"{gpu_hours(name, Gpu(peak, gpu.utilisation)):,.0f}" for name in names)]
-            for kind, peak in PEAKS.items()
-        ),
-    )
-
-
-def print_public() -> None:
-    table(
-        "told | clips | Tflop a clip | GPU-hours | peak Tflop/s | share of it",
-        (
-            [told, f"{clips:.1f} M", tflop, f"{hours:,.0f}", peak, f"{implied(clips, tflop, hours, peak):.0%}"]
-            for told, clips, tflop, hours, peak in PUBLIC
-        ),
-    )
+    kinds = {f"{kind} ({peak:g})": Gpu(peak, gpu.utilisation) for kind, peak in PEAKS.items()}
+    speed = f"{gpu.utilisation:.0%}"
+    if gpu.steps_per_second is not None:
+        kinds, speed = {"the measured GPU": gpu}, f"{gpu.steps_per_second:g} steps/s"
+    rows = []
+    for name in networks:
+        paper, every = planned(name, in_paper=True), planned(name)
+        hours = [f"{gpu_hours(name, paper, k):,.0f} / {gpu_hours(name, every, k):,.0f}" for k in kinds.values()]
+        sent = gradients_mb(name, most_workers((stage.batch for stage in every), 512))
+        eflop = f"{work(name, paper) / 1e6:.1f} / {work(name, every) / 1e6:.1f}"
+        rows.append([name, eflop, *hours, f"{checkpoint_mb(name):,.0f}", f"{sent:.0f}"])
+    table(f"GPU-hours at {speed} | Eflop | {' | '.join(kinds)} | MB a checkpoint | MB of gradients a step", rows)
 
 
 def print_clusters(networks: Iterable[str], gpu: Gpu, nodes: Nodes) -> None:
@@ -401,20 +417,16 @@ def print_clusters(networks: Iterable[str], gpu: Gpu, nodes: Nodes) -> None:
     for name in networks:
         for gpus in SIZES:
             t = training(name, gpus, gpu, nodes)
-            rows.append(
-                [
-                    *(name, gpus, t.workers, t.together, f"{t.days:.1f}", f"{t.decoders:.1f}"),
-                    *(f"{t.gbits:.1f}", f"{t.read:.2f}", f"{t.requests:,.0f}"),
-                    f"{system_rows(t.together, gpus, nodes):,.0f}",
-                    *("batch" if t.workers < gpus else "-", t.limit),
-                ]
-            )
+            row = [name, gpus, t.workers, t.together, t.idle, f"{t.paper_days:.1f} / {t.days:.1f}"]
+            row += [f"{t.decoders:.1f}", f"{t.gbits:.1f}", f"{t.read:.2f}", f"{t.requests:,.0f}"]
+            row += [f"{system_rows(t.together, gpus, nodes):,.0f}", "batch" if t.workers < gpus else "-", t.limit]
+            rows.append(row)
     table(
-        "network | GPUs | workers of one | trainings | days | cores a GPU | Gbit/s a node | GB/s read | GET/s "
+        "network | GPUs | workers of one | trainings | idle | days | cores a GPU | Gbit/s a node | GB/s read | GET/s "
         "| MLflow rows/s | first limit | then",
         rows,
     )
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    console.run(lambda: tyro.cli(main), resumes=False)
