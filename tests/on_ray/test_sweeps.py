@@ -145,7 +145,6 @@ def test_a_sweep_of_other_settings_or_of_shards_that_changed_since_is_refused(sw
         ({"reader": "topk"}, {"resources": Resources(2, gpus=0.5)}, "NCCL takes one process a GPU"),
         ({"reader": "topk"}, {"concurrency": 3}, "3 trials at a time: 3 workers .* lower .*or --concurrency"),
         ({"reader": "topk"}, {"trials": 0}, "expected at least 1 trial"),
-        ({"reader": "topk"}, {"storage": "s3://bucket/runs"}, "--storage must be a folder that all nodes see"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_a_trial_starts(sweep, space, changes, message):
