@@ -155,7 +155,7 @@ def test_a_lease_is_held_by_one_at_a_time(bucket):
     held: list[str] = []
 
     def work(name: str) -> None:
-        with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+        with s3.lease(f"{bucket}/turn.lock", seconds=1):
             held.append(name)
             time.sleep(0.7)
             held.append(name)
@@ -173,18 +173,18 @@ def test_a_lease_is_kept_when_answers_to_its_renewals_are_lost(bucket, endpoint,
     others: list[float] = []
 
     def wait() -> None:
-        with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+        with s3.lease(f"{bucket}/turn.lock", seconds=1):
             others.append(time.monotonic())
 
     # What was done without an answer is asked for again, and refused for its own sake.
     lost = lambda number, method, path: "lost" if method == "PUT" and number % 3 else None  # noqa: E731
     with faulty(endpoint, lost) as (address, spoilt):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        with s3.lease(f"{bucket}/turn.lock", seconds=0.2):
+        with s3.lease(f"{bucket}/turn.lock", seconds=1):
             monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
             other = threading.Thread(target=wait)
             other.start()
-            time.sleep(2.5)
+            time.sleep(5)
             left = time.monotonic()
         other.join(30)
     assert spoilt
