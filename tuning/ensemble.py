@@ -34,7 +34,7 @@ from vosforge.search.members import SWEEP_FILE, gather
 from vosforge.search.selecting import Budget
 from vosforge.storage import check_writable, is_local, join, local_path, upload_file, write_bytes
 from vosforge.tracking import Run, default_store
-from vosforge.tracking.stores import network_of
+from vosforge.tracking.clients import network_of
 
 REPORT_FILE = "ensemble.json"
 _COLUMNS = ["way", "members", "J&F on A", "gain on A", "J&F on C", "gain on C", "frames/s"]

@@ -6,7 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from vosforge.errors import UserError
-from vosforge.tracking import Run, default_store, experiment
+from vosforge.tracking import Run, default_store
+from vosforge.tracking.clients import experiment
 
 
 def logged(store: str, name: str):

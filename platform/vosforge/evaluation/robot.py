@@ -13,10 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import skimage
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from scipy.special import gammaln, xlog1py, xlogy
-from skimage.morphology import medial_axis
 
 from vosforge.clip import VOID
 from vosforge.errors import UserError
@@ -101,7 +101,7 @@ class Robot:
         # Ties between pixels are broken at random: a fixed seed makes the strokes a function of the error. The
         # margin keeps the frame's border a border of the error.
         opened = np.pad(self._opened(error), 1)
-        return longest_lines(medial_axis(opened, rng=0)[1:-1, 1:-1], self.least_pixels)
+        return longest_lines(skimage.morphology.medial_axis(opened, rng=0)[1:-1, 1:-1], self.least_pixels)
 
     def _opened(self, error: np.ndarray) -> np.ndarray:
         """The error without what the disc does not fit into."""

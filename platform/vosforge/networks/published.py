@@ -19,8 +19,8 @@ from vosforge.errors import UserError
 from vosforge.networks import skn
 from vosforge.networks.base import MemoryNetwork
 from vosforge.networks.building import UNTRAINED, compose, preset
-from vosforge.networks.encoders import read_weights, unwrapped
 from vosforge.networks.parts import Parts, choose
+from vosforge.networks.weight_files import read_weights, unwrapped
 
 Rules = tuple[tuple[str, str], ...]
 

@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from vosforge.errors import UserError
 from vosforge.registry.promotion import Decision
-from vosforge.tracking import connect, first_line
-from vosforge.tracking.stores import redacted
+from vosforge.tracking import first_line, redacted
+from vosforge.tracking.clients import connect
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 HISTORY_TAG = "vosforge.champions"

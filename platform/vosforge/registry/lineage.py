@@ -11,8 +11,9 @@ from vosforge import networks
 from vosforge.errors import UserError
 from vosforge.propagation.model import DESCRIPTION, model_digest
 from vosforge.storage import absolute, download_file, exists, join, list_sizes, local_copy, read_bytes, sha256
+from vosforge.tracking import redacted
+from vosforge.tracking.clients import network_of
 from vosforge.tracking.code_version import versions
-from vosforge.tracking.stores import network_of, redacted
 
 LINEAGE_FILE = "lineage.json"
 _NETWORK, _PLAN, _POSITION = "network.safetensors", "plan.json", "position.json"

@@ -9,8 +9,8 @@ from mlflow.exceptions import MlflowException
 from vosforge.errors import UserError
 from vosforge.propagation.model import model_digest
 from vosforge.storage import local_copy
-from vosforge.tracking import connect, first_line
-from vosforge.tracking.stores import redacted
+from vosforge.tracking import first_line, redacted
+from vosforge.tracking.clients import connect
 
 _DIGEST_TAG = "vosforge.sha256"
 

@@ -25,8 +25,8 @@ from vosforge.registry.evaluations import Evaluation, chosen, compare_kept, keep
 from vosforge.registry.promotion import Decision, decide
 from vosforge.registry.uris import name_and_version
 from vosforge.storage import local_copy
-from vosforge.tracking import connect, experiment, first_line
-from vosforge.tracking.stores import redacted
+from vosforge.tracking import first_line, redacted
+from vosforge.tracking.clients import connect, experiment
 
 
 @dataclass(frozen=True)

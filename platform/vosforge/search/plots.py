@@ -10,7 +10,6 @@ import numpy as np
 import optuna
 from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from vosforge.storage import join, write_bytes
 
@@ -83,6 +82,9 @@ def importance(trials: list[dict[str, Any]], metric: str) -> dict[str, float]:
     columns, scores = varied(trials), [trial[metric] for trial in trials]
     if len(trials) < _FEWEST or not columns or len(set(scores)) < 2:
         return {}
+    # Its forests come from scikit-learn, for which a sweep need not wait at its start.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     distributions = {key: _distribution(values) for key, values in columns.items()}
     study = optuna.create_study(direction="maximize")
     for i, score in enumerate(scores):

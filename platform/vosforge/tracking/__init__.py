@@ -1,6 +1,6 @@
 """Tracking: MLflow runs, best effort."""
 
 from vosforge.tracking.runs import Run
-from vosforge.tracking.stores import connect, default_store, experiment, first_line
+from vosforge.tracking.stores import default_store, first_line, redacted
 
-__all__ = ["Run", "connect", "default_store", "experiment", "first_line"]
+__all__ = ["Run", "default_store", "first_line", "redacted"]

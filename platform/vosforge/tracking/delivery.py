@@ -14,8 +14,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.time import get_current_time_millis
 
 from vosforge.storage import download_file, exists
+from vosforge.tracking.clients import connect, experiment
 from vosforge.tracking.journal import Record
-from vosforge.tracking.stores import connect, experiment
 
 _RUN_TAG = "vosforge.run"
 _CHILD_TAG = "vosforge.stage"

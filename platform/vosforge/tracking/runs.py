@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlflow.utils.time import get_current_time_millis
-
-from vosforge.tracking.delivery import Delivery
 from vosforge.tracking.journal import Journal
 from vosforge.tracking.sending import Outbox
 from vosforge.tracking.stores import first_line, redacted
@@ -66,7 +64,7 @@ class Entry:
         self._put("end", status=status)
 
     def _put(self, kind: str, **content: Any) -> None:
-        self._outbox.put({"kind": kind, "child": self._child, "time": get_current_time_millis(), **content})
+        self._outbox.put({"kind": kind, "child": self._child, "time": time.time_ns() // 1_000_000, **content})
 
 
 class Run(Entry):
@@ -92,6 +90,9 @@ class Run(Entry):
         experiment_name: str = "vosforge",
         unsent: str | None = None,
     ):
+        # MLflow takes seconds to import, which programs that only refuse what they are given need not wait for.
+        from vosforge.tracking.delivery import Delivery
+
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _TIMEOUT)
         # It would be printed with the user's name and password in it.

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import skimage
 import torch
-from skimage.morphology import skeletonize
 
 # Steps of a walk as a share of the square root of the region's area, and the least region that is drawn in.
 _LENGTH = (1.0, 3.0)
@@ -40,7 +40,8 @@ def scribble(region: np.ndarray, rng: np.random.Generator, lines: int = 1) -> np
     areas = statistics[1:, cv2.CC_STAT_AREA]
     for part in np.argsort(-areas, kind="stable")[:lines]:
         if areas[part] >= _LEAST_PIXELS:
-            _walk(drawn, skeletonize(parts == 1 + part), rng.uniform(*_LENGTH) * areas[part] ** 0.5, rng)
+            skeleton = skimage.morphology.skeletonize(parts == 1 + part)
+            _walk(drawn, skeleton, rng.uniform(*_LENGTH) * areas[part] ** 0.5, rng)
     return drawn
 
 
