@@ -21,7 +21,7 @@ from vosforge.errors import UserError
 
 _ATTEMPTS = 4
 # With pauses that double from 0.025 s, about half a minute of refusals; a run loses more than that where it gives up.
-_PATIENT_ATTEMPTS = 10
+_PATIENT_ATTEMPTS = "10"
 # Temporary credentials are asked for again after a while.
 _SECONDS = 600
 _LEASE_SECONDS = 20.0
@@ -93,6 +93,8 @@ class PatientFileSystem(pyarrow.fs.S3FileSystem):
 def patient_file_system(region: str | None = None, endpoint: str | None = None) -> PatientFileSystem:
     """A file system for runs that last: credentials are found, and found again, where each process runs.
 
+    Each request is tried as often as `AWS_MAX_ATTEMPTS` says, by default ten times.
+
     Args:
         region, endpoint: of the store; by default those of the usual variables and profiles.
     """
@@ -100,7 +102,7 @@ def patient_file_system(region: str | None = None, endpoint: str | None = None) 
     made = PatientFileSystem(
         region=region or boto3.Session().region_name,
         endpoint_override=endpoint,
-        retry_strategy=_retries(_PATIENT_ATTEMPTS),
+        retry_strategy=_retries(int(os.environ.get("AWS_MAX_ATTEMPTS", _PATIENT_ATTEMPTS))),
         connect_timeout=10,
         request_timeout=60,
     )

@@ -28,8 +28,10 @@ from vosforge.training.checkpoints import latest_whole
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-STEPS = 150
-EVERY = 20
+STEPS = 90
+EVERY = 15
+# Of a request to the store: 13 seconds, where by default it is twice as much.
+ATTEMPTS = "9"
 
 
 class Store:
@@ -60,7 +62,7 @@ def store() -> Iterator[Store]:
 def cluster(store) -> Iterator[Machines]:
     # Ray's sockets need a short path.
     folder = Path("/tmp") / f"vf-{os.getpid()}"
-    running = Machines(folder, {**KEYS, "AWS_ENDPOINT_URL": store.endpoint})
+    running = Machines(folder, {**KEYS, "AWS_ENDPOINT_URL": store.endpoint, "AWS_MAX_ATTEMPTS": ATTEMPTS})
     yield running
     running.stop()
     shutil.rmtree(folder, ignore_errors=True)
