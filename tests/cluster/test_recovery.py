@@ -34,7 +34,7 @@ def shards(tmp_path_factory) -> Path:
 def start(shards: Path, storage: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable, ROOT / "jobs" / "train.py", "--network", "stm", "--size", "nano", "--stages", "bl30k",
-        "--data", shards, "--storage", storage, "--steps", 60, "--batch", 4, "--crop", 48, "--checkpoint-every", 10,
+        "--data", shards, "--storage", storage, "--steps", 120, "--batch", 4, "--crop", 48, "--checkpoint-every", 10,
     ]  # fmt: skip
     return subprocess.Popen(
         [*map(str, command)],
