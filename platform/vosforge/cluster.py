@@ -38,6 +38,8 @@ def connect(verbose: bool = False) -> dict[str, Any]:
             count = max(_FEWEST_CPUS, os.cpu_count() or 1)
             # Ray warns, over and over, when small machines start many processes; here that is meant.
             os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(_EXPECTED_PROCESSES))
+            # Nobody gives notice of a machine to the cluster that it alone is; each worker group would start a watcher.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             ray.init(address="local", num_cpus=count, include_dashboard=False, **quiet)
     except Exception as error:
         # Ray raises classes of every kind, on a machine that is too busy the base class.

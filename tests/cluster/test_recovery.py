@@ -23,12 +23,10 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    command = [sys.executable, ROOT / "datasets" / "bl30k.py", "--videos", 4, "--out", folder / "bl30k"]
-    size = ["--frames", 4, "--height", 64, "--width", 64]
-    subprocess.run([*map(str, command + size)], check=True, capture_output=True, timeout=200, env=environment(folder))
-    return folder / "bl30k"
+def shards(build_shards, moving_square, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards") / "bl30k"
+    build_shards(folder, [moving_square(f"v{i}", i) for i in range(4)], kind="bl30k")
+    return folder
 
 
 def start(shards: Path, storage: Path) -> subprocess.Popen[str]:

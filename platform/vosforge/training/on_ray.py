@@ -22,6 +22,7 @@ import ray.train
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from vosforge import s3
@@ -52,6 +53,8 @@ _STEPS_PER_BLOCK = 4
 _ABORT_SECONDS = 20.0
 # A node that came back waits so long for its worker; Ray's default is a minute.
 _RESIZE_SECONDS = 5.0
+# Of Ray's callbacks, one that has ours in its place, and one whose process serves data sets that nobody gives it.
+_LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 # Ray Train's list of a run's registered checkpoints.
 _SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"
 _LOGGER = logging.getLogger(__name__)
@@ -235,7 +238,7 @@ class _Trainer(TorchTrainer):
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         settings["failure_policy"] = FinalErrors(self.run_config.failure_config)
         settings["scaling_policy"] = self.scaling or settings["scaling_policy"]
-        others = [one for one in settings["callbacks"] if not isinstance(one, PlacementGroupCleanerCallback)]
+        others = [one for one in settings["callbacks"] if not isinstance(one, _LEFT_OUT)]
         settings["callbacks"] = [*others, GroupCleaning()]
         return super()._initialize_and_run_controller(**settings)
 
