@@ -19,9 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from vosforge.errors import UserError
 
-_ATTEMPTS = 4
+_ATTEMPTS = 5
 # With pauses that double from 0.025 s, about half a minute of refusals; a run loses more than that where it gives up.
-_PATIENT_ATTEMPTS = "10"
+_PATIENT_ATTEMPTS = "11"
 # Temporary credentials are asked for again after a while.
 _SECONDS = 600
 _LEASE_SECONDS = 20.0
@@ -93,16 +93,22 @@ class PatientFileSystem(pyarrow.fs.S3FileSystem):
 def patient_file_system(region: str | None = None, endpoint: str | None = None) -> PatientFileSystem:
     """A file system for runs that last: credentials are found, and found again, where each process runs.
 
-    Each request is tried as often as `AWS_MAX_ATTEMPTS` says, by default ten times.
+    Each request is tried as often as `AWS_MAX_ATTEMPTS` says, by default eleven times.
 
     Args:
         region, endpoint: of the store; by default those of the usual variables and profiles.
+
+    Raises:
+        UserError: when `AWS_MAX_ATTEMPTS` is no number of attempts.
     """
+    attempts = os.environ.get("AWS_MAX_ATTEMPTS", _PATIENT_ATTEMPTS)
+    if not attempts.isdecimal() or int(attempts) < 1:
+        raise UserError(f"AWS_MAX_ATTEMPTS: expected a number of at least 1, found {attempts!r}")
     endpoint = _endpoint() or endpoint
     made = PatientFileSystem(
         region=region or boto3.Session().region_name,
         endpoint_override=endpoint,
-        retry_strategy=_retries(int(os.environ.get("AWS_MAX_ATTEMPTS", _PATIENT_ATTEMPTS))),
+        retry_strategy=_retries(int(attempts)),
         connect_timeout=10,
         request_timeout=60,
     )
@@ -111,8 +117,11 @@ def patient_file_system(region: str | None = None, endpoint: str | None = None) 
 
 
 def _retries(attempts: int) -> pyarrow.fs.S3RetryStrategy:
-    """pyarrow never refills the budget of the SDK's "standard" strategy: after a hundred retries it tries no more."""
-    return pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=attempts)
+    """pyarrow never refills the budget of the SDK's "standard" strategy: after a hundred retries it tries no more.
+
+    What it calls attempts are those after the first.
+    """
+    return pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=attempts - 1)
 
 
 def _endpoint() -> str | None:

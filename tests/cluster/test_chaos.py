@@ -31,7 +31,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAU
 STEPS = 90
 EVERY = 15
 # Of a request to the store: 13 seconds, where by default it is twice as much.
-ATTEMPTS = "9"
+ATTEMPTS = "10"
 
 
 class Store:

@@ -76,6 +76,18 @@ def test_patience_does_not_wear_out_in_a_long_run(server, endpoint, open_store):
     assert len(spoilt) > 200
 
 
+def test_a_store_is_asked_as_often_as_the_usual_variable_says(server, endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    with faulty(server, lambda number, method, path: "500") as (address, spoilt):
+        endpoint(address)
+        with pytest.raises(OSError, match=r"INTERNAL_FAILURE|500"):
+            s3.patient_file_system().get_file_info("films/one")
+    assert len(spoilt) == 3
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "many")
+    with pytest.raises(UserError, match=r"^AWS_MAX_ATTEMPTS: expected a number of at least 1, found 'many'$"):
+        s3.patient_file_system()
+
+
 def test_slow_answers_are_waited_for(server, endpoint, build_shards):
     with faulty(server, lambda number, method, path: 0.5 if number % 4 == 0 else None) as (address, spoilt):
         endpoint(address)
