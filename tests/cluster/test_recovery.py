@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,8 @@ def start(shards: Path, storage: Path) -> subprocess.Popen[str]:
         text=True,
         env=environment(storage),
         start_new_session=True,
+        # What a shell starts in the background, these tests perhaps, ignores Ctrl-C, and so would this.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
 
