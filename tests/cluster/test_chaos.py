@@ -2,7 +2,7 @@
 
 Each run ends in the weights of an undisturbed one, or in one line with its last checkpoint intact; then the same
 command, once what it names is mended, ends in those weights. Killed workers and drivers have tests of their own, in
-test_exact_resume_on_ray.py and test_recovery.py.
+test_exact_resume_on_ray.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a killed driver or Ctrl-C costs: nothing that was finished. Killed workers: test_exact_resume_on_ray.py."""
+"""What Ctrl-C costs: nothing that was finished. Killed workers and drivers: test_exact_resume_on_ray.py."""
 
 from __future__ import annotations
 
